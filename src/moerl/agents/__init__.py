@@ -1,0 +1,1 @@
+"""Agents: losses and updates as pure functions on frozen state."""

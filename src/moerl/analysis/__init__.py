@@ -1,0 +1,1 @@
+"""What is measured on snapshots of a run (paper Fig 10): dormant neurons, NTK, feature norms."""

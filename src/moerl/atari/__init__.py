@@ -1,0 +1,1 @@
+"""Atari environments: lanes of ale-py's vector environment, episode seeding, and the action log."""

@@ -1,0 +1,149 @@
+"""Mixtures of experts: SoftMoE (Puigcerver et al. 2023) and Top1-MoE (paper section 2, method 3).
+
+Both take the tokens of one state and return as many tokens of the same width. Experts are a single
+module whose parameters carry a leading expert axis.
+
+Axes: M tokens, D token width, E experts, P slots per expert, H hidden units of an expert.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen.initializers import lecun_normal, ones, variance_scaling, zeros
+
+from moerl.study.specs import Module, NetworkSpec
+
+per_expert_xavier_uniform = variance_scaling(
+    1.0, "fan_avg", "uniform", in_axis=-2, out_axis=-1, batch_axis=(0,)
+)
+"""Glorot initialisation of a kernel `[E, in, out]` with the fans of one expert's `[in, out]`."""
+
+
+class MoEOutput(NamedTuple):
+    """What a mixture returns for one state."""
+
+    tokens: jax.Array
+    """Combined tokens `[M, D]`, linear in the experts' outputs: no ReLU follows."""
+    hidden: jax.Array
+    """The experts' hidden activations `[E, P, H]`, after ReLU."""
+
+
+def slots_per_expert(num_tokens: int, num_experts: int) -> int:
+    """Slots of each expert at capacity factor 1: the tokens shared out, rounded up."""
+    return math.ceil(num_tokens / num_experts)
+
+
+class ExpertDense(nn.Module):
+    """One dense layer per expert: kernel `[E, in, out]`, bias `[E, out]`."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map slots `x` `[E, P, in]` to `[E, P, features]`, each by its expert's own layer."""
+        num_experts, _, inputs = x.shape
+        kernel = self.param(
+            "kernel", per_expert_xavier_uniform, (num_experts, inputs, self.features)
+        )
+        bias = self.param("bias", zeros, (num_experts, self.features))
+        return jnp.einsum("epd,edh->eph", x, kernel) + bias[:, None, :]
+
+
+class Experts(nn.Module):
+    """Two-layer experts that keep the token width: dense, ReLU, dense."""
+
+    hidden_units: int
+
+    @nn.compact
+    def __call__(self, slots: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Run every expert on its slots `[E, P, D]`; return outputs `[E, P, D]` and hidden `[E, P, H]`."""
+        hidden = nn.relu(ExpertDense(self.hidden_units, name="hidden")(slots))
+        return ExpertDense(slots.shape[-1], name="output")(hidden), hidden
+
+
+class SoftMoE(nn.Module):
+    """Every slot sees a softmax average of all tokens, every token one of all slots (method 3.1).
+
+    The official guard that turns NaN slots into zeros is left out: it changes no finite number, and
+    a NaN in the tokens reaches the output through the combine weights anyway.
+    """
+
+    num_experts: int
+    hidden_units: int
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array) -> MoEOutput:
+        """Mix one state's `tokens` `[M, D]`."""
+        num_tokens, width = tokens.shape
+        slots = slots_per_expert(num_tokens, self.num_experts)
+        # B10: on [D, E, P] lecun_normal takes fan_in = D·E, so the deviation is 1/sqrt(D·E).
+        phi = self.param("phi", lecun_normal(), (width, self.num_experts, slots))
+        # Counts as a parameter; only the normalised variant (paper section 5.3) uses it.
+        self.param("scalar", ones, (1,))
+        logits = jnp.einsum("md,dep->mep", tokens, phi)
+        dispatch = jax.nn.softmax(logits, axis=0)
+        combine = jax.nn.softmax(logits, axis=(1, 2))
+        slot_inputs = jnp.einsum("md,mep->epd", tokens, dispatch)
+        outputs, hidden = Experts(self.hidden_units, name="experts")(slot_inputs)
+        return MoEOutput(jnp.einsum("mep,epd->md", combine, outputs), hidden)
+
+
+def top1_dispatch(choice: jax.Array, num_experts: int, slots: int) -> jax.Array:
+    """Place tokens in slots of their chosen expert, first come first served.
+
+    B12: experts fill in raster order, not by score; a token whose expert is full gets no slot.
+
+    Args:
+        choice: chosen expert of each token, `[M]` integers in [0, E).
+        num_experts: E.
+        slots: P, slots per expert.
+
+    Returns:
+        `[M, E, P]` float32, 1 where token m sits in slot p of expert e.
+    """
+    chosen = jax.nn.one_hot(choice, num_experts, dtype=jnp.int32)
+    place = jnp.cumsum(chosen, axis=0) * chosen - 1  # -1: not this expert's token
+    return jax.nn.one_hot(place, slots)
+
+
+class Top1MoE(nn.Module):
+    """Every token goes to the expert its router prefers, while that has room (method 3.2).
+
+    A token without a slot comes out as zeros; an empty slot runs its expert on zeros.
+    """
+
+    num_experts: int
+    hidden_units: int
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array) -> MoEOutput:
+        """Route one state's `tokens` `[M, D]`."""
+        slots = slots_per_expert(tokens.shape[0], self.num_experts)
+        router = nn.Dense(self.num_experts, use_bias=False, name="router")
+        gates = jax.nn.softmax(router(tokens), axis=-1)
+        # argmax, like top_k, gives ties to the lowest expert index.
+        dispatch = top1_dispatch(jnp.argmax(gates, axis=-1), self.num_experts, slots)
+        slot_inputs = jnp.einsum("md,mep->epd", tokens, dispatch)
+        outputs, hidden = Experts(self.hidden_units, name="experts")(slot_inputs)
+        routed = jnp.einsum("mep,epd->md", dispatch, outputs)
+        return MoEOutput(routed * jnp.max(gates, axis=-1, keepdims=True), hidden)
+
+
+def build_moe(spec: NetworkSpec) -> SoftMoE | Top1MoE:
+    """The mixture `spec` names, to be bound under the parameter name `moe`.
+
+    Raises:
+        ValueError: `spec` is a baseline.
+    """
+    match spec.module:
+        case Module.SOFTMOE:
+            return SoftMoE(spec.num_experts, spec.hidden_units, name="moe")
+        case Module.TOP1:
+            return Top1MoE(spec.num_experts, spec.hidden_units, name="moe")
+        case Module.BASELINE:
+            raise ValueError("a baseline has no mixture of experts")

@@ -1,0 +1,1 @@
+"""Replay memory with the paper-era (legacy Dopamine) semantics."""

@@ -1,0 +1,1 @@
+"""Human-normalised scores, interquartile means and intervals, and the tables behind figures."""

@@ -1,0 +1,73 @@
+"""Reading what training and analysis wrote, and refusing what cannot be trusted.
+
+A file that is torn, too short or holds a non-finite value names itself in a one-line error; nothing
+is skipped silently.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from moerl.study.errors import UserError
+
+RETURN_COLUMNS = ("iteration", "frame", "mean_return")
+ANALYSIS_COLUMNS = ("iteration", "frame", "metric", "value")
+
+
+def read_returns(path: Path, iterations: int) -> pd.DataFrame:
+    """One run's training returns: `iteration` (0-based), `frame` (emulated), `mean_return`.
+
+    Raises:
+        UserError: Not exactly the iterations 0 … `iterations` - 1, or a return that is not finite.
+    """
+    table = _read(path, RETURN_COLUMNS)
+    found = table["iteration"].to_numpy()
+    if not np.array_equal(found, np.arange(iterations)):
+        raise UserError(
+            f"{path}: expected iterations 0 to {iterations - 1}, found {len(found)} rows"
+            f"{f' ending at {found[-1]}' if len(found) else ''}; train this run again"
+        )
+    _refuse_non_finite(path, table["iteration"], table["mean_return"], "mean_return")
+    return table
+
+
+def read_analysis(path: Path, metrics: list[str]) -> pd.DataFrame:
+    """The rows of one run's analysis file for `metrics`: `iteration`, `frame`, `metric`, `value`.
+
+    Raises:
+        UserError: A metric is absent, or a value is not finite.
+    """
+    table = _read(path, ANALYSIS_COLUMNS)
+    for metric in metrics:
+        if not (table["metric"] == metric).any():
+            known = ", ".join(sorted(table["metric"].unique()))
+            raise UserError(f"{path}: no metric {metric!r} (has: {known}); analyse this run again")
+    wanted = table[table["metric"].isin(metrics)].reset_index(drop=True)
+    _refuse_non_finite(path, wanted["iteration"], wanted["value"], "value")
+    return wanted
+
+
+def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
+        problem = " ".join(str(error).split())
+        raise UserError(f"{path}: not a readable Parquet file ({problem})") from error
+    absent = [column for column in columns if column not in table]
+    if absent:
+        raise UserError(f"{path}: lacks the column {absent[0]!r} (has: {', '.join(table)})")
+    return table[list(columns)]
+
+
+def _refuse_non_finite(
+    path: Path, iterations: pd.Series[int], values: pd.Series[float], what: str
+) -> None:
+    bad = ~np.isfinite(values.to_numpy(dtype=np.float64))
+    if bad.any():
+        first = iterations.to_numpy()[bad][0]
+        raise UserError(
+            f"{path}: {what} of iteration {first} is not finite; a diverged run is never averaged in"
+        )

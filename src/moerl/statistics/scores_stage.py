@@ -1,0 +1,93 @@
+"""Stage `scores`: the returns of all runs of a figure, tidy and human-normalised, in one file.
+
+A run that two series share appears once for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from moerl.statistics.normalise import human_normalised
+from moerl.statistics.readers import read_returns
+from moerl.study.errors import UserError
+from moerl.study.expansion import Run, Study
+from moerl.study.figures import FigureSpec
+from moerl.study.games import Game
+from moerl.study.paths import run_dir, scores_file
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One run in one place of a figure; `x` is None where the figure has no scaling axis."""
+
+    panel: str
+    series: str
+    x: int | None
+    run: Run
+
+
+def shown_runs(study: Study, figure: FigureSpec) -> Iterator[Shown]:
+    """Every run of a figure where it is shown, in order of panel, series, x, game and seed."""
+    milestone = study.milestone(figure.milestone)
+    for panel in figure.panels:
+        if panel.agent not in study.agents:
+            continue
+        for series in figure.series:
+            for place, variant in enumerate(series.variants):
+                x = figure.x.values[place] if figure.x is not None else None
+                for game in figure.games:
+                    for seed in study.seeds:
+                        run = Run(panel.agent, variant, game, seed, milestone)
+                        yield Shown(panel.title, series.name, x, run)
+
+
+def run(study: Study, figure_name: str, results: Path, allow_partial: bool = False) -> None:
+    """Write `scores/<figure>.parquet`.
+
+    Raises:
+        UserError: A run is missing (unless `allow_partial`), or a run's returns cannot be trusted.
+    """
+    figure = study.figure(figure_name)
+    iterations = study.iterations(study.milestone(figure.milestone))
+    shown = list(shown_runs(study, figure))
+    files = {s.run: run_dir(results, s.run) / "returns.parquet" for s in shown}
+    missing = [path for path in files.values() if not path.is_file()]
+    if len(missing) == len(files) or (missing and not allow_partial):
+        raise UserError(
+            f"{figure_name}: {len(missing)} of {len(files)} runs have no returns, "
+            f"the first: {missing[0]}"
+        )
+    returns = {r: read_returns(p, iterations) for r, p in files.items() if p.is_file()}
+    scores = pd.concat(
+        [_score(s, returns[s.run], study.games[s.run.game]) for s in shown if s.run in returns],
+        ignore_index=True,
+    )
+    path = scores_file(results, figure_name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scores.to_parquet(path, index=False)
+
+
+def _score(shown: Shown, returns: pd.DataFrame, game: Game) -> pd.DataFrame:
+    run = shown.run
+    normalised = human_normalised(returns["mean_return"].to_numpy(), game.random, game.human)
+    length = len(returns)
+    return pd.DataFrame(
+        {
+            "panel": shown.panel,
+            "series": shown.series,
+            "x": pd.array([shown.x] * length, dtype="Int64"),
+            "agent": run.agent,
+            "variant": run.variant,
+            "game": run.game,
+            "seed": run.seed,
+            "iteration": returns["iteration"].to_numpy(dtype=np.int64),
+            "frame": returns["frame"].to_numpy(dtype=np.int64),
+            "mean_return": returns["mean_return"].to_numpy(dtype=np.float64),
+            "human_normalised": np.full(length, np.nan) if normalised is None else normalised,
+        }
+    )

@@ -1,0 +1,324 @@
+"""Loading configuration: YAML files to a resolved, validated `Study`, with one-line errors.
+
+The files of `config/` (agents, networks, figures, games) are shared by all studies; a study is one
+small YAML that picks figures and budgets from them and may add variants and override values.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from moerl.study.errors import ConfigError, one_of
+from moerl.study.expansion import Study, frames_label
+from moerl.study.figures import FigureOverride, FigureSpec
+from moerl.study.games import Game, game_sets, load_games
+from moerl.study.specs import (
+    FRAMES_PER_STEP,
+    AgentSpec,
+    Frozen,
+    NetworkSpec,
+    NonNegativeInt,
+    PositiveInt,
+)
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+_FRAMES = re.compile(r"(\d+)([kM]?)")
+_Model = TypeVar("_Model")
+
+
+def parse_frames(value: Any) -> int:
+    """Emulated frames from an integer or a string such as "400", "8k" or "200M"."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        frames = value
+    elif isinstance(value, str) and (match := _FRAMES.fullmatch(value)):
+        frames = int(match[1]) * {"": 1, "k": 1_000, "M": 1_000_000}[match[2]]
+    else:
+        raise ValueError("must be a number of frames such as 8000, 8k or 200M")
+    if frames <= 0:
+        raise ValueError("must be a positive number of frames")
+    return frames
+
+
+Frames = Annotated[int, BeforeValidator(parse_frames)]
+
+
+class Milestones(Frozen):
+    """The study's lengths for the figures' `short` (paper: 50M) and `full` (paper: 200M) budgets."""
+
+    short: Frames
+    full: Frames
+
+
+class StudyFile(Frozen):
+    """The keys of a study YAML. Frames are emulated frames (4 per agent step)."""
+
+    name: str
+    agents: dict[str, dict[str, Any]]
+    """Agents trained in this study → overrides of their `agents.yaml` entry."""
+    figures: dict[str, FigureOverride]
+    variants: dict[str, NetworkSpec] = {}
+    games: dict[str, str | tuple[str, ...]]
+    """Game sets that figures name → a set of games.tsv or a list of games."""
+    seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
+    seeds_per_job: PositiveInt
+    iteration_frames: Frames
+    milestones: Milestones
+    early_readout: Frames | None = None
+    """Second read-out of bar figures (paper App. A: 40M frames)."""
+    snapshot_every: NonNegativeInt
+    """Iterations between the snapshots that analysis figures need."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> StudyFile:
+        if self.iteration_frames % FRAMES_PER_STEP:
+            raise ValueError(f"iteration_frames must be a multiple of {FRAMES_PER_STEP}")
+        for label in ("short", "full"):
+            frames = getattr(self.milestones, label)
+            if frames % self.iteration_frames:
+                raise ValueError(
+                    f"milestones.{label} ({frames} frames) must be a multiple of "
+                    f"iteration_frames ({self.iteration_frames})"
+                )
+        if self.milestones.short > self.milestones.full:
+            raise ValueError("milestones.short must not exceed milestones.full")
+        return self
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Parse a YAML mapping (safe loader). Raises ConfigError if absent, malformed or not a mapping."""
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(path, "", f"cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        problem = " ".join(str(error).split())
+        raise ConfigError(path, "", f"is not valid YAML ({problem})") from error
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise ConfigError(path, "", "must be a mapping with text keys")
+    return value
+
+
+def validate(kind: type[_Model], value: Any, file: Path, prefix: str = "") -> _Model:
+    """Validate `value` as `kind`; the first problem becomes a ConfigError with its YAML path."""
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        # An unknown key explains a missing one next to it: report it first.
+        problems = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+        first = problems[0]
+        where = prefix
+        for part in first["loc"]:
+            if isinstance(part, int):
+                where += f"[{part}]"
+            elif NAME.match(str(part)):
+                where += f".{part}" if where else str(part)
+        raise ConfigError(file, where, _describe(kind, first)) from error
+
+
+def _describe(kind: Any, problem: Any) -> str:
+    value, context = problem["input"], problem.get("ctx", {})
+    match problem["type"]:
+        case "extra_forbidden":
+            return one_of(problem["loc"][-1], _fields_at(kind, problem["loc"][:-1]), "key")
+        case "missing":
+            return f"missing; required here are {', '.join(_fields_at(kind, problem['loc'][:-1]))}"
+        case "enum" | "literal_error":
+            allowed = re.findall(r"'([^']*)'", context["expected"])
+            return one_of(value, allowed, "value")
+        case _:
+            message = problem["msg"].removeprefix("Value error, ")
+            shown = "" if isinstance(value, dict) else f"bad value {value!r}: "
+            return f"{shown}{message[0].lower()}{message[1:]}"
+
+
+def _fields_at(kind: Any, location: tuple[Any, ...]) -> list[str]:
+    """Field names of the model that `location` points at, following fields, dict and tuple items."""
+    for part in location:
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            kind = kind.model_fields[part].annotation
+        else:
+            arguments = [a for a in getattr(kind, "__args__", ()) if a is not Ellipsis]
+            kind = arguments[-1] if arguments else kind
+        models = [
+            a
+            for a in getattr(kind, "__args__", ())
+            if isinstance(a, type) and issubclass(a, Frozen)
+        ]
+        if models and type(None) in kind.__args__:
+            kind = models[0]
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return list(kind.model_fields)
+    return []
+
+
+def config_dir(study: Path) -> Path:
+    """The shared configuration: `config/` around the study file, else the one of this checkout."""
+    for folder in study.resolve().parents:
+        if (folder / "agents.yaml").is_file() and (folder / "games.tsv").is_file():
+            return folder
+    return Path(__file__).parents[3] / "config"
+
+
+def load_study(path: Path) -> Study:
+    """Read and resolve a study. Raises ConfigError (one line) on the first problem found."""
+    file = validate(StudyFile, read_yaml(path), path)
+    if not NAME.fullmatch(file.name):
+        raise ConfigError(
+            path, "name", f"bad value {file.name!r}: lower-case letters, digits, '-' and '_' only"
+        )
+    if len(set(file.seeds)) != len(file.seeds):
+        twice = next(s for s in file.seeds if file.seeds.count(s) > 1)
+        raise ConfigError(path, "seeds", f"duplicate seed {twice}; every seed may appear once")
+    shared = config_dir(path)
+    games = load_games(shared / "games.tsv")
+    variants = _variants(shared / "networks.yaml", file, path)
+    figures = _figures(shared / "figures.yaml", file, path, games, variants)
+    return Study(
+        path=path,
+        name=file.name,
+        agents=_agents(shared / "agents.yaml", file, path),
+        variants=variants,
+        games=games,
+        figures={name: figures[name] for name in file.figures},
+        configured_figures=figures,
+        seeds=file.seeds,
+        seeds_per_job=file.seeds_per_job,
+        iteration_frames=file.iteration_frames,
+        milestone_frames={"short": file.milestones.short, "full": file.milestones.full},
+        early_readout=file.early_readout,
+        snapshot_every=file.snapshot_every,
+        deviations=_deviations(file),
+    )
+
+
+def _agents(shared: Path, file: StudyFile, path: Path) -> dict[str, AgentSpec]:
+    defaults = read_yaml(shared)
+    agents = {}
+    for name, overrides in file.agents.items():
+        if name not in defaults:
+            raise ConfigError(path, f"agents.{name}", one_of(name, defaults, "agent"))
+        base = validate(AgentSpec, defaults[name], shared, name)
+        agents[name] = validate(AgentSpec, base.model_dump() | overrides, path, f"agents.{name}")
+    return agents
+
+
+def _variants(shared: Path, file: StudyFile, path: Path) -> dict[str, NetworkSpec]:
+    variants = {
+        name: validate(NetworkSpec, value, shared, name)
+        for name, value in read_yaml(shared).items()
+    }
+    for name in file.variants:
+        if not NAME.fullmatch(name):
+            raise ConfigError(
+                path, f"variants.{name}", "lower-case letters, digits, '-' and '_' only"
+            )
+        if name in variants:
+            raise ConfigError(
+                path, f"variants.{name}", f"already defined in {shared}; choose another name"
+            )
+    return variants | file.variants
+
+
+def _figures(
+    shared: Path,
+    file: StudyFile,
+    path: Path,
+    games: Mapping[str, Game],
+    variants: Mapping[str, NetworkSpec],
+) -> dict[str, FigureSpec]:
+    """Every configured figure, resolved for this study: game names, overrides, variant names."""
+    configured = read_yaml(shared)
+    for name in file.figures:
+        if name not in configured:
+            raise ConfigError(path, f"figures.{name}", one_of(name, configured, "figure"))
+    sets = dict(game_sets(dict(games)))
+    for name, members in file.games.items():
+        sets[name] = _games(members, sets, games, path, f"games.{name}")
+    figures = {}
+    for name, raw in configured.items():
+        spec = validate(FigureSpec, raw, shared, name)
+        override = file.figures.get(name, FigureOverride())
+        where = (path, f"figures.{name}.games") if override.games else (shared, f"{name}.games")
+        update: dict[str, Any] = {
+            "games": _games(override.games or spec.games, sets, games, *where)
+        }
+        if override.encoder:
+            update["encoder"] = override.encoder
+        if override.agent:
+            if len(spec.panels) != 1:
+                raise ConfigError(
+                    path, f"figures.{name}.agent", "only a single-panel figure's agent may change"
+                )
+            title = {"dqn": "DQN", "rainbow": "Rainbow"}.get(override.agent, override.agent)
+            update["panels"] = (
+                spec.panels[0].model_copy(update={"agent": override.agent, "title": title}),
+            )
+        encoder = str(update.get("encoder", spec.encoder))
+        update["series"] = tuple(
+            s.model_copy(update={"variants": tuple(v.format(encoder=encoder) for v in s.variants)})
+            for s in spec.series
+        )
+        figures[name] = spec.model_copy(update=update)
+        for i, series in enumerate(figures[name].series):
+            for j, variant in enumerate(series.variants):
+                if variant not in variants:
+                    here = f"{name}.series[{i}].variants[{j}]"
+                    raise ConfigError(shared, here, one_of(variant, variants, "variant"))
+    for name in file.figures:
+        if not any(panel.agent in file.agents for panel in figures[name].panels):
+            wanted = ", ".join(panel.agent for panel in figures[name].panels)
+            problem = f"shows {wanted}, none of which is among this study's agents ({', '.join(file.agents)})"
+            raise ConfigError(path, f"figures.{name}", problem)
+    return figures
+
+
+def _games(
+    members: str | tuple[str, ...],
+    sets: Mapping[str, tuple[str, ...]],
+    games: Mapping[str, Game],
+    file: Path,
+    where: str,
+) -> tuple[str, ...]:
+    if isinstance(members, str):
+        if members not in sets:
+            raise ConfigError(file, where, one_of(members, sets, "game set"))
+        return sets[members]
+    for i, name in enumerate(members):
+        if name not in games:
+            raise ConfigError(file, f"{where}[{i}]", one_of(name, games, "game"))
+        if name in members[:i]:
+            raise ConfigError(file, f"{where}[{i}]", f"duplicate game {name!r}")
+    if not members:
+        raise ConfigError(file, where, "must name at least one game")
+    return members
+
+
+def _deviations(file: StudyFile) -> tuple[str, ...]:
+    """How the study falls short of the paper's budgets, in words that go on the figures."""
+    found = []
+    if (file.milestones.short, file.milestones.full) != (50_000_000, 200_000_000):
+        found.append(f"{frames_label(file.milestones.full)} frames instead of 200M")
+    if len(file.seeds) < 5:
+        found.append(f"{len(file.seeds)} seeds instead of 5")
+    for name, members in file.games.items():
+        if not isinstance(members, str):
+            found.append(f"{name} reduced to {', '.join(members)}")
+    found += [
+        f"{name} with the {o.encoder} encoder" for name, o in file.figures.items() if o.encoder
+    ]
+    found += [f"{name} for {o.agent}" for name, o in file.figures.items() if o.agent]
+    found += [f"{name}: {', '.join(o)} changed" for name, o in file.agents.items() if o]
+    return tuple(found)

@@ -1,0 +1,34 @@
+"""Errors a user can mend: one line that says what, where, and what is allowed. The CLI exits with 2 on them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something in the user's input is wrong; ``str(error)`` is one complete line."""
+
+
+class ConfigError(UserError):
+    """A configuration value is wrong: names the file, the path inside it, the value and what is allowed."""
+
+    def __init__(self, file: object, path: str, problem: str) -> None:
+        self.file, self.path, self.problem = str(file), path, problem
+        super().__init__(f"{self.file}: {path}: {problem}" if path else f"{self.file}: {problem}")
+
+
+def one_of(value: object, allowed: Iterable[object], what: str) -> str:
+    """Describe `value` as an unknown `what`: the allowed values, and the closest of them as a suggestion."""
+    names = [str(a) for a in allowed]
+    close = difflib.get_close_matches(
+        str(value), names, n=1, cutoff=0.5
+    ) or difflib.get_close_matches(str(value).lower(), [n.lower() for n in names], n=1, cutoff=0.5)
+    by_lower = {n.lower(): n for n in names}
+    hint = f"; did you mean {by_lower.get(close[0].lower(), close[0])!r}?" if close else ""
+    shown = (
+        ", ".join(names)
+        if len(names) <= 24
+        else ", ".join(names[:20]) + f", … ({len(names)} in all)"
+    )
+    return f"unknown {what} {value!r} (allowed: {shown}){hint}"

@@ -1,0 +1,163 @@
+"""From figures to runs: which (agent, variant, game, seed) are trained to which milestone.
+
+Figures share runs: a cell that five figures use is trained once. A job trains one *pack*: several
+seeds of one (agent, variant, game) to one milestone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from moerl.study.errors import UserError, one_of
+from moerl.study.figures import FigureSpec
+from moerl.study.games import Game
+from moerl.study.specs import (
+    FRAMES_PER_STEP,
+    TRAINING_REVISION,
+    AgentSpec,
+    NetworkSpec,
+    Schedule,
+    TrainSpec,
+)
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """What is trained, but for its seed."""
+
+    agent: str
+    variant: str
+    game: str
+
+
+@dataclass(frozen=True, order=True)
+class Run:
+    """One run up to a milestone (`milestone` is a label such as "50M")."""
+
+    agent: str
+    variant: str
+    game: str
+    seed: int
+    milestone: str
+
+    @property
+    def cell(self) -> Cell:
+        """The run without its seed and milestone."""
+        return Cell(self.agent, self.variant, self.game)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A resolved study; see `moerl.study.config.StudyFile` for the meaning of the fields."""
+
+    path: Path
+    name: str
+    agents: dict[str, AgentSpec]
+    variants: dict[str, NetworkSpec]
+    games: dict[str, Game]
+    figures: dict[str, FigureSpec]
+    configured_figures: dict[str, FigureSpec]
+    seeds: tuple[int, ...]
+    seeds_per_job: int
+    iteration_frames: int
+    milestone_frames: dict[str, int]
+    early_readout: int | None
+    snapshot_every: int
+    deviations: tuple[str, ...]
+
+    def milestone(self, which: str) -> str:
+        """Label of the milestone that figures call "short" or "full"."""
+        return frames_label(self.milestone_frames[which])
+
+    @cached_property
+    def milestones(self) -> dict[str, int]:
+        """Milestone labels → frames, ascending, each once."""
+        return {frames_label(f): f for f in sorted(set(self.milestone_frames.values()))}
+
+    def previous_milestone(self, label: str) -> str | None:
+        """The milestone whose resume files a job to `label` starts from; None: from scratch."""
+        labels = list(self.milestones)
+        position = labels.index(label)
+        return labels[position - 1] if position else None
+
+    def iterations(self, label: str) -> int:
+        """Training iterations up to a milestone. Raises UserError on an unknown label."""
+        if label not in self.milestones:
+            raise UserError(f"{self.path}: {one_of(label, self.milestones, 'milestone')}")
+        return self.milestones[label] // self.iteration_frames
+
+    @cached_property
+    def packs(self) -> tuple[tuple[int, ...], ...]:
+        """Seeds that train in one job."""
+        n = self.seeds_per_job
+        return tuple(self.seeds[i : i + n] for i in range(0, len(self.seeds), n))
+
+    def figure(self, name: str) -> FigureSpec:
+        """A figure of this study. Raises UserError if the study does not draw it."""
+        if name not in self.figures:
+            raise UserError(f"{self.path}: figures: {one_of(name, self.figures, 'figure')}")
+        return self.figures[name]
+
+    def figure_cells(self, figure: FigureSpec) -> list[Cell]:
+        """Cells a figure shows, in order of panel, series, x, game; only agents of this study."""
+        cells = [
+            Cell(panel.agent, variant, game)
+            for panel in figure.panels
+            if panel.agent in self.agents
+            for series in figure.series
+            for variant in series.variants
+            for game in figure.games
+        ]
+        return list(dict.fromkeys(cells))
+
+    def figure_runs(self, figure: FigureSpec) -> list[Run]:
+        """Runs a figure needs, at its milestone, in order of cell and seed."""
+        label = self.milestone(figure.milestone)
+        return [
+            Run(c.agent, c.variant, c.game, seed, label)
+            for c in self.figure_cells(figure)
+            for seed in self.seeds
+        ]
+
+    def runs(self) -> list[Run]:
+        """Runs of all figures of the study, each once."""
+        return list(dict.fromkeys(r for f in self.figures.values() for r in self.figure_runs(f)))
+
+    @cached_property
+    def analysed_cells(self) -> frozenset[Cell]:
+        """Cells of any configured analysis figure, drawn in this study or not: these take snapshots."""
+        figures = [f for f in self.configured_figures.values() if f.kind == "analysis"]
+        return frozenset(c for f in figures for c in self.figure_cells(f))
+
+    def train_spec(self, cell: Cell) -> TrainSpec:
+        """Everything a cell's training depends on. Raises UserError on an unknown agent, variant or game."""
+        for value, known, what in (
+            (cell.agent, self.agents, "agent"),
+            (cell.variant, self.variants, "variant"),
+            (cell.game, self.games, "game"),
+        ):
+            if value not in known:
+                raise UserError(f"{self.path}: {one_of(value, known, what)}")
+        return TrainSpec(
+            agent=cell.agent,
+            variant=cell.variant,
+            game=cell.game,
+            num_actions=self.games[cell.game].num_actions,
+            hyper=self.agents[cell.agent],
+            network=self.variants[cell.variant],
+            schedule=Schedule(
+                iteration_steps=self.iteration_frames // FRAMES_PER_STEP,
+                snapshot_every=self.snapshot_every if cell in self.analysed_cells else 0,
+            ),
+            revision=TRAINING_REVISION["value"],
+        )
+
+
+def frames_label(frames: int) -> str:
+    """Shortest label of a frame count: 50_000_000 → "50M", 8_000 → "8k", 500 → "500"."""
+    for unit, suffix in ((1_000_000, "M"), (1_000, "k")):
+        if frames % unit == 0:
+            return f"{frames // unit}{suffix}"
+    return str(frames)

@@ -1,0 +1,79 @@
+"""Figures as data: what `config/figures.yaml` may say, and a study's resolved version of it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from moerl.study.specs import Encoder, Frozen, NonNegativeInt
+
+AGENTS = ("dqn", "rainbow", "der", "drq_eps", "cql", "cql_c51", "sac", "ppo")
+"""Every agent of the paper; a figure may name one that a study, or moerl, does not train yet."""
+
+
+class Panel(Frozen):
+    """One panel: its title as printed, and the agent it shows."""
+
+    title: str
+    agent: Literal["dqn", "rainbow", "der", "drq_eps", "cql", "cql_c51", "sac", "ppo"]
+
+
+class XAxis(Frozen):
+    """A scaling axis: its label and one value per entry of each series' `variants`."""
+
+    label: str
+    values: tuple[NonNegativeInt, ...]
+
+
+class Metric(Frozen):
+    """A column of an analysis grid: metric name as in the analysis files, or "return"."""
+
+    name: str
+    label: str
+
+
+class Series(Frozen):
+    """One series as printed in the legend: a variant per x value (bars), or one variant."""
+
+    name: str
+    variants: tuple[str, ...]
+
+
+class FigureSpec(Frozen):
+    """One figure. In `figures.yaml`, `games` may be a set's name and variants may say `{encoder}`."""
+
+    kind: Literal["bars", "analysis"]
+    section: str
+    caption: str
+    milestone: Literal["short", "full"]
+    games: str | tuple[str, ...]
+    encoder: Encoder
+    panels: tuple[Panel, ...]
+    series: tuple[Series, ...]
+    x: XAxis | None = None
+    metrics: tuple[Metric, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> FigureSpec:
+        per_series = 1
+        if self.kind == "bars":
+            if self.x is None or self.metrics:
+                raise ValueError("a bars figure has `x` and no `metrics`")
+            per_series = len(self.x.values)
+        elif self.x is not None or not self.metrics or len(self.panels) != 1:
+            raise ValueError("an analysis figure has `metrics`, one panel and no `x`")
+        for series in self.series:
+            if len(series.variants) != per_series:
+                raise ValueError(
+                    f"series {series.name!r} names {len(series.variants)} variants; needs {per_series}"
+                )
+        return self
+
+
+class FigureOverride(Frozen):
+    """What a study may change in a figure: encoder, games, or the agent of a single-panel figure."""
+
+    encoder: Encoder | None = None
+    agent: Literal["dqn", "rainbow", "der", "drq_eps", "cql", "cql_c51", "sac", "ppo"] | None = None
+    games: str | tuple[str, ...] | None = None

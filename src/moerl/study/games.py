@@ -1,0 +1,64 @@
+"""The 60 Atari games: actions, random and human scores, and the game sets (`config/games.tsv`).
+
+Scores are those every paper on the benchmark normalises with; five games have no human score and
+are therefore left out of aggregates (method 2.6, 7.2).
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from moerl.study.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Game:
+    """One game; `random` and `human` are undiscounted returns, None where nobody published one."""
+
+    name: str
+    num_actions: int
+    random: float | None
+    human: float | None
+    sets: tuple[str, ...]
+
+    @property
+    def rom(self) -> str:
+        """The ROM's snake_case name in ale-py."""
+        return re.sub(r"(?<!^)([A-Z])", r"_\1", self.name).lower()
+
+    @property
+    def scored(self) -> bool:
+        """Whether human-normalised scores exist."""
+        return self.random is not None and self.human is not None
+
+
+@cache
+def load_games(path: Path) -> dict[str, Game]:
+    """Read the table, in file order. Raises ConfigError naming the line that is wrong."""
+    games: dict[str, Game] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        for line, row in enumerate(csv.DictReader(file, delimiter="\t"), start=2):
+            try:
+                games[row["game"]] = Game(
+                    name=row["game"],
+                    num_actions=int(row["actions"]),
+                    random=float(row["random"]) if row["random"] else None,
+                    human=float(row["human"]) if row["human"] else None,
+                    sets=tuple(row["sets"].split(",")),
+                )
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise ConfigError(path, f"line {line}", f"not a game row ({error})") from error
+    return games
+
+
+def game_sets(games: dict[str, Game]) -> dict[str, tuple[str, ...]]:
+    """Name of each game set → its games, in file order."""
+    sets: dict[str, list[str]] = {}
+    for game in games.values():
+        for name in game.sets:
+            sets.setdefault(name, []).append(game.name)
+    return {name: tuple(members) for name, members in sets.items()}

@@ -1,0 +1,48 @@
+"""Where every file of a study lies, below its results folder (see docs/architecture.md)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from moerl.study.expansion import Run
+
+RUN_FILES = (
+    "returns.parquet",
+    "losses.parquet",
+    "timing.parquet",
+    "actions.safetensors",
+    "resume.safetensors",
+    "manifest.json",
+)
+"""Files every finished run has; a run that analyses need also has the folder `snapshots`."""
+
+
+def run_dir(results: Path, run: Run) -> Path:
+    """Folder of one run's outputs at one milestone."""
+    return results / "runs" / run.agent / run.variant / run.game / f"seed{run.seed}" / run.milestone
+
+
+def state_dir(state: Path, run: Run) -> Path:
+    """Folder of one run's in-progress state, shared by its milestones; never a declared output."""
+    return state / run.agent / run.variant / run.game / f"seed{run.seed}"
+
+
+def analysis_file(results: Path, run: Run) -> Path:
+    """Tidy analysis values of one run."""
+    return results / "analysis" / run.agent / run.variant / run.game / f"seed{run.seed}.parquet"
+
+
+def scores_file(results: Path, figure: str) -> Path:
+    """Tidy scores of one figure."""
+    return results / "scores" / f"{figure}.parquet"
+
+
+def table_files(results: Path, figure: str) -> tuple[Path, Path]:
+    """The numbers behind one figure, as CSV and LaTeX."""
+    return results / "tables" / f"{figure}.csv", results / "tables" / f"{figure}.tex"
+
+
+def figure_files(results: Path, figure: str) -> tuple[Path, Path, Path]:
+    """One figure as PDF, PNG and SVG."""
+    base = results / "figures"
+    return base / f"{figure}.pdf", base / f"{figure}.png", base / f"{figure}.svg"

@@ -1,0 +1,171 @@
+"""Frozen specifications of what is trained: network variant, agent, schedule, run.
+
+A resolved `TrainSpec` is everything a run's numbers depend on besides its seed; its canonical JSON
+is what invalidates a training job. Sources: paper Tables 2 and 4 and the paper-era code (method
+dossier sections 2 to 4).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+# Raised by hand when a change alters what training computes (golden traces in tests/ insist on it).
+TRAINING_REVISION = {"value": 1}
+
+FRAMES_PER_STEP = 4  # ALE frames per agent step (frame skip, method 4.5)
+
+PositiveInt = Annotated[int, Field(strict=True, ge=1)]
+NonNegativeInt = Annotated[int, Field(strict=True, ge=0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+
+
+class Frozen(BaseModel):
+    """Base of every spec: immutable, hashable where its fields are, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Encoder(StrEnum):
+    """Convolutional encoder (method 2.1, 2.2)."""
+
+    CNN = "cnn"
+    IMPALA = "impala"
+
+
+class Module(StrEnum):
+    """What stands between the encoder and the head (method 2.3, 2.4)."""
+
+    BASELINE = "baseline"
+    SOFTMOE = "softmoe"
+    TOP1 = "top1"
+
+
+class Tokens(StrEnum):
+    """How an h×w×d feature map becomes tokens (paper Fig 3). Other tokenisations are not built yet."""
+
+    PERCONV = "perconv"
+
+
+class Loss(StrEnum):
+    """TD loss of the scalar value agents."""
+
+    MSE = "mse"
+    HUBER = "huber"
+
+
+class NetworkSpec(Frozen):
+    """A named network variant: encoder, penultimate module and its size."""
+
+    encoder: Encoder
+    module: Module
+    num_experts: PositiveInt = 1
+    width: PositiveInt = 1
+    """Baseline ×n: multiplies `hidden_units` of the penultimate layer."""
+    hidden_units: PositiveInt = 512
+    """Penultimate width of the baseline, or the hidden width of each expert."""
+    tokens: Tokens | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> NetworkSpec:
+        if self.module is Module.BASELINE:
+            if self.num_experts != 1:
+                raise ValueError("a baseline has no experts; scale it with `width`")
+            if self.tokens is not None:
+                raise ValueError("a baseline has no tokens")
+        else:
+            if self.width != 1:
+                raise ValueError(
+                    "`width` scales baselines only; use `num_experts` or `hidden_units`"
+                )
+            if self.tokens is None:
+                raise ValueError("a MoE variant must name its `tokens`")
+        return self
+
+
+class AgentSpec(Frozen):
+    """Hyper-parameters of a value agent (paper Table 2 and what it omits; units in the names or below)."""
+
+    learning_rate: PositiveFloat
+    adam_eps: PositiveFloat
+    gamma: Fraction
+    n_step: PositiveInt
+    batch_size: PositiveInt
+    replay_capacity: PositiveInt
+    """Transitions kept, padding transitions included (legacy replay semantics, method 4.6)."""
+    min_replay_history: NonNegativeInt
+    """Training starts once more transitions than this were added (padding included)."""
+    update_period: PositiveInt
+    """Agent steps between training calls."""
+    updates_per_period: PositiveInt
+    """Gradient steps per training call; replay ratio = updates_per_period / update_period."""
+    target_update_period: PositiveInt
+    """Agent steps between hard target copies."""
+    epsilon_train: Fraction
+    epsilon_decay_period: PositiveInt
+    """Agent steps of linear decay after `min_replay_history`."""
+    loss: Loss
+    sticky_actions: Fraction
+    """Probability per frame that ALE repeats the previous action."""
+    max_episode_steps: PositiveInt
+    """Agent steps after which an episode is cut, non-terminal."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> AgentSpec:
+        least = self.batch_size + self.n_step + STACK_SIZE
+        if self.replay_capacity < least:
+            raise ValueError(
+                f"replay_capacity {self.replay_capacity} cannot hold a batch: "
+                f"batch_size + n_step + stack size = {least} is the least"
+            )
+        if self.n_step > self.max_episode_steps:
+            raise ValueError(
+                f"n_step {self.n_step} is longer than max_episode_steps {self.max_episode_steps}"
+            )
+        return self
+
+
+STACK_SIZE = 4  # frames stacked into one state (method 4.5)
+
+
+class Schedule(Frozen):
+    """How a run is cut into iterations, and which of them leave a snapshot."""
+
+    iteration_steps: PositiveInt
+    """Agent steps after which an iteration ends with its current episode (paper: 250,000)."""
+    snapshot_every: NonNegativeInt = 0
+    """Iterations between snapshots of parameters and sampled batches; 0: none."""
+    snapshot_batches: PositiveInt = 4
+    """Uniform replay batches stored in each snapshot."""
+
+
+class TrainSpec(Frozen):
+    """Everything the numbers of a run depend on, besides its seed and how far it is trained."""
+
+    agent: str
+    variant: str
+    game: str
+    num_actions: PositiveInt
+    hyper: AgentSpec
+    network: NetworkSpec
+    schedule: Schedule
+    revision: PositiveInt
+    """`TRAINING_REVISION` of the agent's family."""
+
+    def canonical_json(self) -> str:
+        """One canonical JSON line: sorted keys, no spaces; the `params` of the training job."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    def digest(self) -> str:
+        """First 16 hex digits of the SHA-256 of the canonical JSON."""
+        return hashlib.sha256(self.canonical_json().encode()).hexdigest()[:16]
+
+
+def canonical_json(value: Any) -> str:
+    """`value` as JSON with sorted keys and no spaces; NaN and infinities are refused."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
