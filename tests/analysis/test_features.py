@@ -75,15 +75,11 @@ def test_norms_scale_as_their_names_say(values: np.ndarray, factor: float) -> No
     scaled = factor * values
     assert features.mean_norm(scaled) == pytest.approx(factor * features.mean_norm(values))
     # a variance, hence the square: the reason this "norm" is not one (B8)
-    assert features.variance_norm(scaled) == pytest.approx(
-        factor**2 * features.variance_norm(values)
-    )
+    assert features.variance_norm(scaled) == pytest.approx(factor**2 * features.variance_norm(values))
 
 
 @given(matrices, st.randoms(use_true_random=False))
-def test_nothing_depends_on_the_order_of_samples_and_units(
-    values: np.ndarray, random: Random
-) -> None:
+def test_nothing_depends_on_the_order_of_samples_and_units(values: np.ndarray, random: Random) -> None:
     rows, columns = list(range(values.shape[0])), list(range(values.shape[1]))
     random.shuffle(rows)
     random.shuffle(columns)
@@ -98,9 +94,7 @@ def test_nothing_depends_on_the_order_of_samples_and_units(
 @given(matrices, arrays(np.float64, 6, elements=st.floats(-10, 10)))
 def test_variance_norm_ignores_a_constant(values: np.ndarray, shift: np.ndarray) -> None:
     shifted = values + shift[: values.shape[1]]
-    assert features.variance_norm(shifted) == pytest.approx(
-        features.variance_norm(values), abs=1e-9
-    )
+    assert features.variance_norm(shifted) == pytest.approx(features.variance_norm(values), abs=1e-9)
 
 
 @given(arrays(np.float64, 6, elements=st.floats(0.0, 10.0, width=32)))

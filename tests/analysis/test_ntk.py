@@ -39,8 +39,7 @@ def test_any_blocking_equals_an_explicit_loop(batch: int, width: int, held: int,
 
     gram = ntk.gradient_gram(row, batch, width, buffer_bytes=4 * width * held)
     explicit = [
-        [sum(float(a) * float(b) for a, b in zip(x, y, strict=True)) for y in jacobian]
-        for x in jacobian
+        [sum(float(a) * float(b) for a, b in zip(x, y, strict=True)) for y in jacobian] for x in jacobian
     ]
     np.testing.assert_allclose(gram, explicit, rtol=1e-12, atol=1e-12)
     np.testing.assert_array_equal(gram, gram.T)
@@ -51,9 +50,7 @@ def test_any_blocking_equals_an_explicit_loop(batch: int, width: int, held: int,
 def test_products_span_column_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ntk, "_COLUMNS", 4)
     jacobian = np.arange(22, dtype=np.float32).reshape(2, 11)
-    np.testing.assert_array_equal(
-        ntk.gradient_gram(jacobian.__getitem__, 2, 11), jacobian @ jacobian.T
-    )
+    np.testing.assert_array_equal(ntk.gradient_gram(jacobian.__getitem__, 2, 11), jacobian @ jacobian.T)
 
 
 def test_products_are_summed_in_double_precision() -> None:
@@ -69,16 +66,12 @@ def test_ntk_follows_scale_and_order(seed: int, factor: float) -> None:
     gram = ntk.gradient_gram(jacobian.__getitem__, 5, 12)
     order = generator.permutation(5)
     moved = factor * jacobian[order][:, generator.permutation(12)]
-    np.testing.assert_allclose(
-        ntk.gradient_gram(moved.__getitem__, 5, 12), factor**2 * gram[order][:, order]
-    )
+    np.testing.assert_allclose(ntk.gradient_gram(moved.__getitem__, 5, 12), factor**2 * gram[order][:, order])
 
 
 def test_contamination_adds_the_gram_of_every_output() -> None:
     gram = np.eye(2)
     q_values = np.array([[1.0, 2.0], [0.0, 1.0]])  # Gram [[5, 2], [2, 1]]
     hidden = np.array([[[1.0], [0.0]], [[1.0], [1.0]]])  # flattened per sample: [[1, 1], [1, 2]]
-    np.testing.assert_array_equal(
-        ntk.contaminated(gram, [q_values, hidden]), [[7.0, 3.0], [3.0, 4.0]]
-    )
+    np.testing.assert_array_equal(ntk.contaminated(gram, [q_values, hidden]), [[7.0, 3.0], [3.0, 4.0]])
     np.testing.assert_array_equal(gram, np.eye(2))  # the clean kernel is left alone

@@ -8,9 +8,7 @@ import jax.numpy as jnp
 from moerl.study.specs import Loss
 
 
-def td_target(
-    reward: jax.Array, terminal: jax.Array, next_value: jax.Array, discount: float
-) -> jax.Array:
+def td_target(reward: jax.Array, terminal: jax.Array, next_value: jax.Array, discount: float) -> jax.Array:
     """One-step (or n-step) bootstrap target, scalar.
 
     Args:
@@ -23,7 +21,7 @@ def td_target(
 
 
 def td_loss(delta: jax.Array, loss: Loss) -> jax.Array:
-    """Loss of a temporal difference `delta` (scalar): its square (no ½), or Huber with bend at 1."""
+    """Loss of a temporal difference `delta` (scalar): its square (no ½), or Huber's with bend 1."""
     match loss:
         case Loss.MSE:
             return jnp.square(delta)

@@ -1,7 +1,7 @@
 """The value agent DQN (Mnih et al. 2015; paper Table 2): action, target, loss, update.
 
-Pure functions on frozen state, written for one transition and mapped over the batch. The caller
-jits them and donates the learner; see `ValueAgent.update`.
+Pure functions on frozen state. What concerns a single transition is written for one and mapped over
+the batch; only the networks see the batch whole. The caller jits and donates: see `update`.
 
 Axes: B batch, A actions. Suffixes: `tm1` the state acted in, `t` the state after the n-step window.
 """
@@ -9,9 +9,9 @@ Axes: B batch, A actions. Suffixes: `tm1` the state acted in, `t` the state afte
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -84,31 +84,35 @@ class ValueAgent:
         return Learner(params, jax.tree.map(jnp.copy, params), self._optimiser.init(params))
 
     def evaluate(self, params: Params, state: jax.Array) -> NetworkOutput:
-        """Network outputs for one `state` `[4, 84, 84]` (uint8, oldest frame first)."""
-        output: NetworkOutput = self._net.apply({"params": params}, jnp.moveaxis(state, 0, -1))
-        return output
+        """Network outputs for `state` `[..., 4, 84, 84]` (uint8, oldest frame first)."""
+        channels_last = jnp.moveaxis(state, -3, -1)
+        return cast(NetworkOutput, self._net.apply({"params": params}, channels_last))
 
     def greedy_action(self, params: Params, state: jax.Array) -> jax.Array:
         """The action of highest Q-value (int32; ties to the lowest) in `state` `[4, 84, 84]`."""
         return jnp.argmax(self.evaluate(params, state).q_values).astype(jnp.int32)
 
-    def target_one(self, target_params: Params, transition: Batch) -> jax.Array:
-        """Bootstrap target (scalar) of one `transition`, from the target network."""
-        q_t = self.evaluate(target_params, transition.next_state).q_values
+    def target_one(self, q_t: jax.Array, transition: Batch) -> jax.Array:
+        """Bootstrap target (scalar) of one `transition`; `q_t` `[A]` is the target network's."""
         return td_target(transition.reward, transition.terminal, jnp.max(q_t), self._discount)
 
-    def loss_one(self, params: Params, target: jax.Array, transition: Batch) -> jax.Array:
-        """TD loss (scalar) of one `transition` against its `target` (scalar)."""
-        q_tm1 = self.evaluate(params, transition.state).q_values
+    def loss_one(self, q_tm1: jax.Array, target: jax.Array, transition: Batch) -> jax.Array:
+        """TD loss (scalar) of one `transition`; `q_tm1` `[A]` is the online network's."""
         return td_loss(target - q_tm1[transition.action], self.hyper.loss)
 
     def targets(self, learner: Learner, batch: Batch) -> jax.Array:
         """Bootstrap targets `[B]` of a batch."""
-        return jax.vmap(self.target_one, in_axes=(None, 0))(learner.target_params, batch)
+        q_t = self.evaluate(learner.target_params, batch.next_state).q_values
+        return jax.vmap(self.target_one)(q_t, batch)
+
+    def losses(self, params: Params, targets: jax.Array, batch: Batch) -> jax.Array:
+        """TD losses `[B]` of a batch against fixed `targets` `[B]`."""
+        q_tm1 = self.evaluate(params, batch.state).q_values
+        return jax.vmap(self.loss_one)(q_tm1, targets, batch)
 
     def loss(self, params: Params, targets: jax.Array, batch: Batch) -> jax.Array:
         """Mean TD loss (scalar) of a batch against fixed `targets` `[B]`."""
-        return jnp.mean(jax.vmap(self.loss_one, in_axes=(None, 0, 0))(params, targets, batch))
+        return jnp.mean(self.losses(params, targets, batch))
 
     def update(self, learner: Learner, batch: Batch) -> tuple[Learner, jax.Array]:
         """One gradient step; returns the learner after it and the loss before it (scalar).
@@ -119,11 +123,11 @@ class ValueAgent:
         loss, grads = jax.value_and_grad(self.loss)(learner.params, targets, batch)
         updates, opt_state = self._optimiser.update(grads, learner.opt_state, learner.params)
         params = optax.apply_updates(learner.params, updates)
-        return learner.replace(params=params, opt_state=opt_state), loss
+        return replace(learner, params=params, opt_state=opt_state), loss
 
     def sync_target(self, learner: Learner) -> Learner:
         """The learner with its target parameters set to the online ones (hard copy).
 
         The copy has its own buffers, so that the learner may be donated afterwards.
         """
-        return learner.replace(target_params=jax.tree.map(jnp.copy, learner.params))
+        return replace(learner, target_params=jax.tree.map(jnp.copy, learner.params))

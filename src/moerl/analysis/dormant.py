@@ -39,9 +39,7 @@ def unit_activity(hidden: npt.ArrayLike) -> Array:
         case 4:
             return np.asarray(activity.mean(axis=(0, 2)))
         case rank:
-            raise ValueError(
-                f"hidden activations must be [B, H] or [B, E, P, H], not of rank {rank}"
-            )
+            raise ValueError(f"hidden activations must be [B, H] or [B, E, P, H], not of rank {rank}")
 
 
 def tau_dormant(activity: npt.ArrayLike, tau: float) -> float:

@@ -9,17 +9,21 @@ Axes: B batch, W parameters.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from moerl.analysis.features import Array
 
-Row = Callable[[int], npt.NDArray[np.float32]]
-"""The gradient `[W]` of the transition at an index of the batch."""
+Gradient: TypeAlias = npt.NDArray[np.float32]
+"""`[W]`, or several of them as rows `[I, W]`."""
+
+Row = Callable[[int], Gradient]
+"""The gradient of the transition at an index of the batch."""
 
 BUFFER_BYTES = 2 << 30  # per-sample gradients held at a time; 32 gradients of 16M parameters fit
-_COLUMNS = 1 << 17  # parameters summed at a time in float64: 32 MB for 32 gradients
+_COLUMNS = 1 << 12  # parameters summed at a time in float64: 1 MB for 32 gradients stays in cache
 
 
 def gradient_gram(row: Row, batch: int, width: int, buffer_bytes: int = BUFFER_BYTES) -> Array:
@@ -47,7 +51,7 @@ def _blocks(batch: int, width: int, buffer_bytes: int) -> Sequence[range]:
     return [range(i, min(i + size, batch)) for i in range(0, batch, size)]
 
 
-def _rows(row: Row, indices: range, width: int) -> npt.NDArray[np.float32]:
+def _rows(row: Row, indices: range, width: int) -> Gradient:
     """The gradients at `indices`, `[len(indices), W]`."""
     rows = np.empty((len(indices), width), np.float32)
     for k, index in enumerate(indices):
@@ -55,7 +59,7 @@ def _rows(row: Row, indices: range, width: int) -> npt.NDArray[np.float32]:
     return rows
 
 
-def _products(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32]) -> Array:
+def _products(left: Gradient, right: Gradient) -> Array:
     """Dot products of the rows of `left` `[I, W]` and `right` `[K, W]`, in float64: `[I, K]`."""
     products = np.zeros((len(left), len(right)))
     for start in range(0, left.shape[1], _COLUMNS):

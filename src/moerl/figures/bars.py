@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 
 from moerl.figures.style import SeriesStyle
 
 GROUP = 0.78  # share of a category's width that its bars fill
 
-Bar = tuple[float, float | None, float | None]
-"""Height and the bounds of its interval; None where one seed leaves no interval."""
+Bars = npt.NDArray[np.float64]
+"""`[X, 3]`: height and the bounds of its interval; NaN height: no bar, NaN bounds: no interval."""
 
 
 def grouped_bars(
     ax: Axes,
     categories: Sequence[str],
-    series: Mapping[str, Sequence[Bar | None]],
+    series: Mapping[str, Bars],
     styles: Mapping[str, SeriesStyle],
 ) -> Axes:
     """Draw one group of bars per category and one bar per series in it.
@@ -28,25 +30,25 @@ def grouped_bars(
     Args:
         ax: Drawn into.
         categories: Tick labels, left to right.
-        series: Name → one bar per category; None leaves its place empty.
+        series: Name → its bars `[X, 3]`, one per category.
         styles: Look of each series.
     """
     width = GROUP / len(series)
     for row, (name, bars) in enumerate(series.items()):
         offset = (row - (len(series) - 1) / 2) * width
-        drawn = [(place + offset, bar) for place, bar in enumerate(bars) if bar is not None]
+        centres = np.arange(len(categories)) + offset
         ax.bar(
-            [x for x, _ in drawn],
-            [bar[0] for _, bar in drawn],
+            centres,
+            bars[:, 0],
             width,
             label=name,
             color=styles[name].colour,
             edgecolor="white",
             linewidth=0.5,
         )
-        for x, (_, low, high) in drawn:
-            if low is not None and high is not None:
-                _interval(ax, x, low, high, cap=width * 0.18)
+        for centre, (_, low, high) in zip(centres, bars, strict=True):
+            if np.isfinite([low, high]).all():
+                _interval(ax, centre, low, high, cap=width * 0.18)
     ax.axhline(0.0, color="black", linewidth=0.7)
     ax.set_xticks(range(len(categories)), categories)
     ax.set_xlim(-0.5, len(categories) - 0.5)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from moerl.figures.style import SeriesStyle
+
+Values = npt.NDArray[np.float64]
 
 MARKED = 12  # curves longer than this are marked at about this many points
 
@@ -15,19 +18,30 @@ def band_curve(
     ax: Axes,
     name: str,
     style: SeriesStyle,
-    x: Sequence[float],
-    y: Sequence[float],
-    band: tuple[Sequence[float], Sequence[float]] | None,
+    x: Values,
+    y: Values,
+    band: tuple[Values, Values],
 ) -> Axes:
-    """Draw one series: a line through `y` and, if there is one, the band from low to high."""
-    if band is not None:
-        low, high = band
+    """Draw one series: a line through `y` and a band from low to high (none where they are NaN).
+
+    Args:
+        ax: Drawn into.
+        name: Legend entry.
+        style: Look of the series.
+        x: `[T]`.
+        y: `[T]`.
+        band: Low and high, each `[T]`.
+    """
+    low, high = band
+    if np.isfinite(low).any():
         ax.fill_between(x, low, high, color=style.colour, alpha=0.18, linewidth=0)
     ax.plot(
         x,
         y,
         label=name,
         color=style.colour,
+        linestyle=(0, (4, 1.5)) if style.dashed else "-",
+        zorder=2.2 if style.dashed else 2.1,
         marker=style.marker,
         markevery=max(1, len(x) // MARKED),
         markeredgecolor="white",
@@ -42,5 +56,29 @@ def frames_axis(largest: int) -> tuple[float, str]:
     The paper counts millions; a study too short for that is read in thousands.
     """
     if largest >= 1_000_000:
-        return 1e6, "Number of Frames (in millions)"
-    return 1e3, "Number of Frames (in thousands)"
+        return 1e6, "Number of Frames\n(in millions)"
+    return 1e3, "Number of Frames\n(in thousands)"
+
+
+def from_zero(ax: Axes) -> Axes:
+    """Start the y axis just below zero, so that a curve along zero stays visible.
+
+    For quantities that cannot be negative; call it when everything is drawn.
+    """
+    top = max(ax.dataLim.ymax, 0.0)
+    ax.set_ylim(-0.05 * top, 1.08 * top) if top > 0 else ax.set_ylim(-0.05, 1.0)
+    return ax
+
+
+def ticks(ax: Axes) -> Axes:
+    """Few, round ticks from frame 0 on, and 400k instead of 400000; call it when everything is drawn."""
+    ax.set_xlim(left=0)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    if max(np.abs(ax.get_ylim())) >= 10_000:
+        ax.yaxis.set_major_formatter(FuncFormatter(_thousands))
+    return ax
+
+
+def _thousands(value: float, _: int | None = None) -> str:
+    return f"{value / 1e3:g}k".replace("-", "\N{MINUS SIGN}") if value else "0"

@@ -1,7 +1,7 @@
 """How every figure looks: one colour and marker per method, fonts, widths, and byte-stable files.
 
 Colours are Okabe and Ito's colour-blind safe set; dark grey, blue and orange also differ in
-lightness, so the figures survive a greyscale printer. Widths are those of the paper's ICML template.
+lightness, so the figures survive a greyscale printer. Widths are those of the ICML template.
 """
 
 from __future__ import annotations
@@ -18,18 +18,20 @@ from matplotlib.figure import Figure
 
 COLUMN = 3.25  # inches: one column
 PAGE = 6.75  # inches: both columns
-FORMATS = ("pdf", "png", "svg")
 MUTED = "#5A5A5A"  # notes and reference lines
 WARNING = "#B00020"  # what a reader must not miss: incomplete data
 
 
 @dataclass(frozen=True)
 class SeriesStyle:
-    """Look of one method in every figure it appears in."""
+    """Look of one method in every figure it appears in.
+
+    Dashed curves are drawn above solid ones, so that two methods on the same values both show.
+    """
 
     colour: str
     marker: str
-    hatch: str = ""
+    dashed: bool = False
 
 
 # The one place that says how a method of the paper looks.
@@ -37,7 +39,7 @@ SERIES: Mapping[str, SeriesStyle] = MappingProxyType(
     {
         "Baseline": SeriesStyle("#595959", "o"),
         "SoftMoE": SeriesStyle("#0072B2", "s"),
-        "Top1-MoE": SeriesStyle("#E69F00", "^"),
+        "Top1-MoE": SeriesStyle("#E69F00", "^", dashed=True),
     }
 )
 # For methods a study adds; in order of appearance in its figure.
@@ -86,8 +88,10 @@ _METADATA: dict[str, dict[str, Any]] = {
 
 @contextmanager
 def paper_style() -> Iterator[None]:
-    """Draw inside this: matplotlib's own defaults and ours, whatever the user's matplotlibrc says."""
-    with mpl.rc_context({**mpl.rcParamsDefault, "backend": "agg", **_RC}):
+    """Draw inside this: matplotlib's defaults and ours, whatever the user's matplotlibrc says."""
+    settings: Any = {**mpl.rcParamsDefault}
+    del settings["backend"]  # figures are saved without one
+    with mpl.rc_context(settings | _RC):
         yield
 
 
@@ -102,15 +106,13 @@ def styles(names: Iterable[str]) -> dict[str, SeriesStyle]:
     for name in names:
         style = SERIES.get(name) or next(spare, None)
         if style is None:
-            raise ValueError(
-                f"more than {len(SPARE)} series without a fixed colour; the last: {name!r}"
-            )
+            raise ValueError(f"more than {len(SPARE)} series without a fixed colour; the last: {name!r}")
         chosen[name] = style
     return chosen
 
 
-def save(figure: Figure, stem: Path) -> None:
-    """Write `figure` beside `stem` in every format, the same bytes for the same figure."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    for suffix in FORMATS:
-        figure.savefig(stem.with_name(f"{stem.name}.{suffix}"), metadata=_METADATA[suffix])
+def save(figure: Figure, files: Iterable[Path]) -> None:
+    """Write `figure` to each file in the format of its suffix: same figure, same bytes."""
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(file, metadata=_METADATA[file.suffix[1:]])

@@ -1,8 +1,8 @@
 """Convolutional encoders: Nature CNN (Mnih et al. 2015) and Impala (Espeholt et al. 2018).
 
-Both map one preprocessed state to one feature map and pad with SAME, so both end on an 11x11 grid.
+Both pad with SAME, so both end on an 11x11 grid.
 
-Axes: H height, W width, C channels.
+Axes: H height, W width, C channels; leading axes (`...`) are batch axes, none for a single image.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 from flax.linen.initializers import Initializer, lecun_normal, xavier_uniform
 
+from moerl.networks.pooling import max_pool
 from moerl.study.specs import Encoder
 
 NATURE_LAYERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
@@ -22,9 +23,7 @@ IMPALA_BLOCKS = 2
 
 def _conv(channels: int, size: int, stride: int, name: str, init: Initializer) -> nn.Conv:
     """A SAME-padded square convolution with zero initial bias."""
-    return nn.Conv(
-        channels, (size, size), (stride, stride), padding="SAME", kernel_init=init, name=name
-    )
+    return nn.Conv(channels, (size, size), (stride, stride), padding="SAME", kernel_init=init, name=name)
 
 
 class NatureEncoder(nn.Module):
@@ -32,7 +31,7 @@ class NatureEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
-        """Encode one scaled `image` `[84, 84, 4]` (float32 in [0, 1]) as features `[11, 11, 64]`."""
+        """Encode `image` `[..., 84, 84, 4]` (float32 in [0, 1]) as features `[..., 11, 11, 64]`."""
         x = image
         for i, (channels, size, stride) in enumerate(NATURE_LAYERS):
             x = nn.relu(_conv(channels, size, stride, f"conv{i}", xavier_uniform())(x))
@@ -44,7 +43,7 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Transform one feature map `x` `[H, W, C]`."""
+        """Transform a feature map `x` `[..., H, W, C]`."""
         channels = x.shape[-1]
         # B18: the residual convolutions start from lecun_normal, all others from xavier_uniform.
         y = _conv(channels, 3, 1, "conv0", lecun_normal())(nn.relu(x))
@@ -59,9 +58,9 @@ class ImpalaStack(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Transform one feature map `x` `[H, W, C]` to `[ceil(H/2), ceil(W/2), channels]`."""
+        """Transform `x` `[..., H, W, C]` to `[..., ceil(H/2), ceil(W/2), channels]`."""
         x = _conv(self.channels, 3, 1, "conv", xavier_uniform())(x)
-        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+        x = max_pool(x)
         for i in range(IMPALA_BLOCKS):
             x = ResidualBlock(name=f"block{i}")(x)
         return x
@@ -72,7 +71,7 @@ class ImpalaEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
-        """Encode one scaled `image` `[84, 84, 4]` (float32 in [0, 1]) as features `[11, 11, 32]`."""
+        """Encode `image` `[..., 84, 84, 4]` (float32 in [0, 1]) as features `[..., 11, 11, 32]`."""
         x = image
         for i, channels in enumerate(IMPALA_CHANNELS):
             x = ImpalaStack(channels, name=f"stack{i}")(x)

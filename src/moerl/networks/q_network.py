@@ -1,8 +1,8 @@
 """The Q-network of one variant: encoder, penultimate module, head (paper Fig 2).
 
-Networks are defined for one state; callers `vmap` them over batches.
-
-Axes: A actions, F head inputs; see `moe` for M, D, E, P, H.
+Axes: A actions, F head inputs; see `moe` for M, D, E, P, H. Leading axes (`...`) are batch axes:
+a network takes one state or a batch of them. It sees the whole batch, rather than one state under
+`vmap`, because XLA lays the experts' matrix products out far better that way on CPUs.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from moerl.study.specs import NetworkSpec
 
 
 class NetworkOutput(NamedTuple):
-    """What a Q-network computes for one state."""
+    """What a Q-network computes."""
 
     q_values: jax.Array
-    """`[A]`."""
+    """`[..., A]`."""
     head_input: jax.Array
-    """Flat vector entering the head, `[F]`: baseline after ReLU; MoE the linear combined tokens."""
+    """Flat vector entering the head, `[..., F]`: baseline after ReLU; MoE linear combined tokens."""
     hidden: jax.Array
-    """Penultimate ReLU activation: baseline `[512·width]`, MoE the experts' `[E, P, H]`."""
+    """Penultimate ReLU activation: baseline `[..., 512·width]`, MoE the experts' `[..., E, P, H]`."""
 
 
 class ScalarHead(nn.Module):
@@ -38,7 +38,7 @@ class ScalarHead(nn.Module):
 
     @nn.compact
     def __call__(self, head_input: jax.Array) -> jax.Array:
-        """Q-values `[A]` of one `head_input` `[F]`."""
+        """Q-values `[..., A]` of `head_input` `[..., F]`."""
         return nn.Dense(self.num_actions, kernel_init=xavier_uniform(), name="q")(head_input)
 
 
@@ -50,25 +50,24 @@ class QNetwork(nn.Module):
 
     @nn.compact
     def __call__(self, state: jax.Array) -> NetworkOutput:
-        """Evaluate one `state` `[84, 84, 4]` (uint8, newest frame last)."""
+        """Evaluate `state` `[..., 84, 84, 4]` (uint8, newest frame last)."""
         features = build_encoder(self.spec.encoder)(state.astype(jnp.float32) / 255.0)
         head_input, hidden = self._penultimate(features)
-        return NetworkOutput(
-            ScalarHead(self.num_actions, name="head")(head_input), head_input, hidden
-        )
+        return NetworkOutput(ScalarHead(self.num_actions, name="head")(head_input), head_input, hidden)
 
     def _penultimate(self, features: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Head input `[F]` and hidden activation of one feature map `[H, W, C]`."""
+        """Head input `[..., F]` and hidden activation of `features` `[..., H, W, C]`."""
+        batch = features.shape[:-3]
         if self.spec.tokens is None:
             dense = nn.Dense(
                 self.spec.hidden_units * self.spec.width,
                 kernel_init=xavier_uniform(),
                 name="hidden",
             )
-            hidden = nn.relu(dense(features.reshape(-1)))
+            hidden = nn.relu(dense(features.reshape(*batch, -1)))
             return hidden, hidden
         mixed = build_moe(self.spec)(tokenise(features, self.spec.tokens))
-        return mixed.tokens.reshape(-1), mixed.hidden
+        return mixed.tokens.reshape(*batch, -1), mixed.hidden
 
 
 def build_network(spec: NetworkSpec, num_actions: int) -> QNetwork:

@@ -38,7 +38,9 @@ class Sample:
 class FrameRing:
     """A ring of transitions of one run. `capacity` counts padding transitions."""
 
-    def __init__(self, capacity: int, n_step: int, gamma: float, frame_shape: tuple[int, int] = (84, 84)) -> None:
+    def __init__(
+        self, capacity: int, n_step: int, gamma: float, frame_shape: tuple[int, int] = (84, 84)
+    ) -> None:
         if capacity < n_step + STACK_SIZE:
             raise ValueError(f"capacity {capacity} cannot hold a {n_step}-step window and a stack")
         self.capacity, self.n_step = capacity, n_step
@@ -57,7 +59,9 @@ class FrameRing:
         """Pretend that `add_count` transitions were added: the next one goes where it would have gone."""
         self.add_count = add_count
 
-    def add(self, frame: npt.NDArray[np.uint8], action: int, reward: float, terminal: bool, end: bool) -> None:
+    def add(
+        self, frame: npt.NDArray[np.uint8], action: int, reward: float, terminal: bool, end: bool
+    ) -> None:
         """Add one transition; `end` marks the last one of an episode, cut or terminal.
 
         The first transition of an episode is preceded by three padding transitions of zeros.
@@ -113,7 +117,9 @@ class FrameRing:
             missing -= len(accepted)
             if not missing:
                 return np.concatenate(chosen)
-        raise RuntimeError(f"no valid transition among {_MAX_DRAWS} × {batch_size} drawn; episodes too short?")
+        raise RuntimeError(
+            f"no valid transition among {_MAX_DRAWS} × {batch_size} drawn; episodes too short?"
+        )
 
     def gather(self, indices: Indices) -> Sample:
         """The transitions at `indices` (`[B]`, valid slots)."""

@@ -70,9 +70,7 @@ def draw_indices(generator: np.random.Generator, sizes: Sequence[int], repetitio
     return generator.integers(low, high, size=(repetitions, len(high)), dtype=np.int64)
 
 
-def resampled_iqms(
-    strata: Sequence[Scores], generator: np.random.Generator, repetitions: int
-) -> Scores:
+def resampled_iqms(strata: Sequence[Scores], generator: np.random.Generator, repetitions: int) -> Scores:
     """The IQM of each bootstrap repetition.
 
     Seeds are exchangeable: the result does not depend on their order, only on the order of games.

@@ -12,9 +12,7 @@ import numpy.typing as npt
 Scores = npt.NDArray[np.float64]
 
 
-def human_normalised(
-    returns: npt.ArrayLike, random: float | None, human: float | None
-) -> Scores | None:
+def human_normalised(returns: npt.ArrayLike, random: float | None, human: float | None) -> Scores | None:
     """``(return - random) / (human - random)``: random agent 0, human tester 1.
 
     Args:
@@ -34,7 +32,5 @@ def human_normalised(
     if random is None or human is None:
         return None
     if human == random:
-        raise ValueError(
-            f"human and random score are both {human}; the normalised score is undefined"
-        )
+        raise ValueError(f"human and random score are both {human}; the normalised score is undefined")
     return (raw - random) / (human - random)

@@ -58,16 +58,14 @@ def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
         raise UserError(f"{path}: not a readable Parquet file ({problem})") from error
     absent = [column for column in columns if column not in table]
     if absent:
-        raise UserError(f"{path}: lacks the column {absent[0]!r} (has: {', '.join(table)})")
+        raise UserError(f"{path}: lacks the column {absent[0]!r} (has: {', '.join(map(str, table.columns))})")
     return table[list(columns)]
 
 
-def _refuse_non_finite(
-    path: Path, iterations: pd.Series[int], values: pd.Series[float], what: str
-) -> None:
+def _refuse_non_finite(path: Path, iterations: pd.Series[int], values: pd.Series[float], what: str) -> None:
     bad = ~np.isfinite(values.to_numpy(dtype=np.float64))
     if bad.any():
         first = iterations.to_numpy()[bad][0]
         raise UserError(
-            f"{path}: {what} of iteration {first} is not finite; a diverged run is never averaged in"
+            f"{path}: {what} of iteration {first} is not finite; diverged runs are not averaged in"
         )

@@ -59,8 +59,7 @@ def run(study: Study, figure_name: str, results: Path, allow_partial: bool = Fal
     missing = [path for path in files.values() if not path.is_file()]
     if len(missing) == len(files) or (missing and not allow_partial):
         raise UserError(
-            f"{figure_name}: {len(missing)} of {len(files)} runs have no returns, "
-            f"the first: {missing[0]}"
+            f"{figure_name}: {len(missing)} of {len(files)} runs have no returns, the first: {missing[0]}"
         )
     returns = {r: read_returns(p, iterations) for r, p in files.items() if p.is_file()}
     scores = pd.concat(

@@ -69,7 +69,7 @@ class StudyFile(Frozen):
     agents: dict[str, dict[str, Any]]
     """Agents trained in this study → overrides of their `agents.yaml` entry."""
     figures: dict[str, FigureOverride]
-    variants: dict[str, NetworkSpec] = {}
+    variants: dict[str, NetworkSpec] = Field(default_factory=dict)
     games: dict[str, str | tuple[str, ...]]
     """Game sets that figures name → a set of games.tsv or a list of games."""
     seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
@@ -152,11 +152,7 @@ def _fields_at(kind: Any, location: tuple[Any, ...]) -> list[str]:
         else:
             arguments = [a for a in getattr(kind, "__args__", ()) if a is not Ellipsis]
             kind = arguments[-1] if arguments else kind
-        models = [
-            a
-            for a in getattr(kind, "__args__", ())
-            if isinstance(a, type) and issubclass(a, Frozen)
-        ]
+        models = [a for a in getattr(kind, "__args__", ()) if isinstance(a, type) and issubclass(a, Frozen)]
         if models and type(None) in kind.__args__:
             kind = models[0]
     if isinstance(kind, type) and issubclass(kind, BaseModel):
@@ -216,19 +212,12 @@ def _agents(shared: Path, file: StudyFile, path: Path) -> dict[str, AgentSpec]:
 
 
 def _variants(shared: Path, file: StudyFile, path: Path) -> dict[str, NetworkSpec]:
-    variants = {
-        name: validate(NetworkSpec, value, shared, name)
-        for name, value in read_yaml(shared).items()
-    }
+    variants = {name: validate(NetworkSpec, value, shared, name) for name, value in read_yaml(shared).items()}
     for name in file.variants:
         if not NAME.fullmatch(name):
-            raise ConfigError(
-                path, f"variants.{name}", "lower-case letters, digits, '-' and '_' only"
-            )
+            raise ConfigError(path, f"variants.{name}", "lower-case letters, digits, '-' and '_' only")
         if name in variants:
-            raise ConfigError(
-                path, f"variants.{name}", f"already defined in {shared}; choose another name"
-            )
+            raise ConfigError(path, f"variants.{name}", f"already defined in {shared}; choose another name")
     return variants | file.variants
 
 
@@ -252,9 +241,7 @@ def _figures(
         spec = validate(FigureSpec, raw, shared, name)
         override = file.figures.get(name, FigureOverride())
         where = (path, f"figures.{name}.games") if override.games else (shared, f"{name}.games")
-        update: dict[str, Any] = {
-            "games": _games(override.games or spec.games, sets, games, *where)
-        }
+        update: dict[str, Any] = {"games": _games(override.games or spec.games, sets, games, *where)}
         if override.encoder:
             update["encoder"] = override.encoder
         if override.agent:
@@ -263,9 +250,7 @@ def _figures(
                     path, f"figures.{name}.agent", "only a single-panel figure's agent may change"
                 )
             title = {"dqn": "DQN", "rainbow": "Rainbow"}.get(override.agent, override.agent)
-            update["panels"] = (
-                spec.panels[0].model_copy(update={"agent": override.agent, "title": title}),
-            )
+            update["panels"] = (spec.panels[0].model_copy(update={"agent": override.agent, "title": title}),)
         encoder = str(update.get("encoder", spec.encoder))
         update["series"] = tuple(
             s.model_copy(update={"variants": tuple(v.format(encoder=encoder) for v in s.variants)})
@@ -316,9 +301,7 @@ def _deviations(file: StudyFile) -> tuple[str, ...]:
     for name, members in file.games.items():
         if not isinstance(members, str):
             found.append(f"{name} reduced to {', '.join(members)}")
-    found += [
-        f"{name} with the {o.encoder} encoder" for name, o in file.figures.items() if o.encoder
-    ]
+    found += [f"{name} with the {o.encoder} encoder" for name, o in file.figures.items() if o.encoder]
     found += [f"{name} for {o.agent}" for name, o in file.figures.items() if o.agent]
     found += [f"{name}: {', '.join(o)} changed" for name, o in file.agents.items() if o]
     return tuple(found)

@@ -1,4 +1,4 @@
-"""Errors a user can mend: one line that says what, where, and what is allowed. The CLI exits with 2 on them."""
+"""Errors a user can mend: one line saying what, where, and what is allowed. The CLI exits with 2 on them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,10 @@ class ConfigError(UserError):
 def one_of(value: object, allowed: Iterable[object], what: str) -> str:
     """Describe `value` as an unknown `what`: the allowed values, and the closest of them as a suggestion."""
     names = [str(a) for a in allowed]
-    close = difflib.get_close_matches(
-        str(value), names, n=1, cutoff=0.5
-    ) or difflib.get_close_matches(str(value).lower(), [n.lower() for n in names], n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5) or difflib.get_close_matches(
+        str(value).lower(), [n.lower() for n in names], n=1, cutoff=0.5
+    )
     by_lower = {n.lower(): n for n in names}
     hint = f"; did you mean {by_lower.get(close[0].lower(), close[0])!r}?" if close else ""
-    shown = (
-        ", ".join(names)
-        if len(names) <= 24
-        else ", ".join(names[:20]) + f", … ({len(names)} in all)"
-    )
+    shown = ", ".join(names) if len(names) <= 24 else ", ".join(names[:20]) + f", … ({len(names)} in all)"
     return f"unknown {what} {value!r} (allowed: {shown}){hint}"

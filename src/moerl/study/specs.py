@@ -80,9 +80,7 @@ class NetworkSpec(Frozen):
                 raise ValueError("a baseline has no tokens")
         else:
             if self.width != 1:
-                raise ValueError(
-                    "`width` scales baselines only; use `num_experts` or `hidden_units`"
-                )
+                raise ValueError("`width` scales baselines only; use `num_experts` or `hidden_units`")
             if self.tokens is None:
                 raise ValueError("a MoE variant must name its `tokens`")
         return self

@@ -1,0 +1,180 @@
+"""A snapshot of a run, and everything that is measured on it (paper Fig 10, all columns).
+
+Axes: N batches of a snapshot, B transitions of a batch, W parameters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from moerl.agents.value import Batch, Params, ValueAgent
+from moerl.analysis import dormant, features, ntk
+from moerl.analysis.features import Array
+from moerl.networks.q_network import NetworkOutput
+from moerl.study.specs import Module, TrainSpec
+from moerl.training.statefile import StateError, Tensors, load
+
+VARIANCE_THRESHOLDS = (0.0, 0.001, 0.01)  # published; which one the figure shows is not stated
+RANK_THRESHOLDS = (0.0, 0.001, 0.01)  # published
+TAUS = (0.0, 0.025, 0.1)  # Sokar et al. (2023)
+KUMAR_DELTA = 0.01  # Kumar et al. (2021)
+CONTAMINATED_THRESHOLD = 0.01
+
+Metrics = dict[str, float]
+"""Metric name to value."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Parameters of a run at the end of an iteration, and batches drawn from its replay then."""
+
+    iteration: int
+    """0-based."""
+    frame: int
+    """Cumulative emulated frames."""
+    params: Params
+    target_params: Params
+    batches: tuple[Batch, ...]
+
+
+def read(path: Path, spec: TrainSpec) -> Snapshot:
+    """Read the snapshot at `path` of a run of `spec`.
+
+    Raises:
+        StateError: The file is torn, or a snapshot of another spec.
+    """
+    tensors, meta = load(path)
+    if meta.get("spec") != spec.digest():
+        raise StateError(f"{path}: a snapshot of another spec than this run's; train it again")
+    size = spec.hyper.batch_size
+    drawn = {field.name: tensors[f"batch/{field.name}"] for field in fields(Batch)}
+    return Snapshot(
+        iteration=meta["iteration"],
+        frame=meta["frame"],
+        params=_nested(tensors, "params"),
+        target_params=_nested(tensors, "target_params"),
+        batches=tuple(
+            Batch(**{name: jnp.asarray(x[start : start + size]) for name, x in drawn.items()})
+            for start in range(0, len(drawn["action"]), size)
+        ),
+    )
+
+
+def _nested(tensors: Tensors, root: str) -> Params:
+    """The tensors named `root/a/b/…` as nested dictionaries `{a: {b: …}}`."""
+    nested: Params = {}
+    for name, value in tensors.items():
+        first, *folders, leaf = name.split("/")
+        if first != root:
+            continue
+        inner = nested
+        for folder in folders:
+            inner = inner.setdefault(folder, {})
+        inner[leaf] = jnp.asarray(value)
+    return nested
+
+
+def measure(agent: ValueAgent, snapshot: Snapshot) -> Metrics:
+    """Every metric, each averaged over the snapshot's batches.
+
+    Raises FloatingPointError if outputs or gradients of the network are not finite.
+    """
+    per_batch = [measure_batch(agent, snapshot, batch) for batch in snapshot.batches]
+    return {name: float(np.mean([m[name] for m in per_batch])) for name in per_batch[0]}
+
+
+def measure_batch(agent: ValueAgent, snapshot: Snapshot, batch: Batch) -> Metrics:
+    """Every metric on one batch `[B]`."""
+    outputs = jax.device_get(_outputs(agent, snapshot.params, batch.state))
+    kernel = empirical_ntk(agent, snapshot, batch)
+    if not (np.isfinite(kernel).all() and all(np.isfinite(o).all() for o in outputs)):
+        raise FloatingPointError("the network's outputs or gradients are not finite")
+    return {**_dormancy(outputs), **_feature_metrics(outputs), **_ntk_ranks(agent, kernel, outputs)}
+
+
+def empirical_ntk(agent: ValueAgent, snapshot: Snapshot, batch: Batch) -> Array:
+    """Dot products `[B, B]` of the per-transition gradients of the unweighted TD loss.
+
+    Gradients are with respect to all online parameters; targets come from the stored target
+    parameters and are held fixed.
+    """
+    targets = np.asarray(_targets(agent, snapshot.target_params, batch))
+    width = sum(leaf.size for leaf in jax.tree.leaves(snapshot.params))
+
+    def row(index: int) -> ntk.Gradient:
+        transition = jax.tree.map(lambda x: x[index], batch)
+        return np.asarray(_gradient(agent, snapshot.params, targets[index], transition))
+
+    return ntk.gradient_gram(row, len(targets), width)
+
+
+# One transition at a time: on CPU a mapped gradient becomes grouped convolutions, which are slower
+# than this loop, and all gradients at once would not fit into memory for wide baselines.
+@partial(jax.jit, static_argnames="agent")
+def _gradient(agent: ValueAgent, params: Params, target: jax.Array, transition: Batch) -> jax.Array:
+    """Gradient `[W]` of one transition's loss, all parameters concatenated."""
+    gradient = jax.grad(agent.loss_one)(params, target, transition)
+    return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(gradient)])
+
+
+@partial(jax.jit, static_argnames="agent")
+def _targets(agent: ValueAgent, target_params: Params, batch: Batch) -> jax.Array:
+    return jax.vmap(agent.target_one, in_axes=(None, 0))(target_params, batch)
+
+
+@partial(jax.jit, static_argnames="agent")
+def _outputs(agent: ValueAgent, params: Params, states: jax.Array) -> NetworkOutput:
+    return jax.vmap(agent.evaluate, in_axes=(None, 0))(params, states)
+
+
+def _dormancy(outputs: NetworkOutput) -> Metrics:
+    activity = dormant.unit_activity(outputs.hidden)
+    by_variance = {
+        f"dormant_variance_{t:g}": dormant.variance_dormant(outputs.head_input, t)
+        for t in VARIANCE_THRESHOLDS
+    }
+    return by_variance | {f"dormant_tau_{t:g}": dormant.tau_dormant(activity, t) for t in TAUS}
+
+
+def _feature_metrics(outputs: NetworkOutput) -> Metrics:
+    spectrum = features.singular_values(outputs.head_input)
+    ranks = {f"srank_{t:g}": features.threshold_rank(spectrum, t) for t in RANK_THRESHOLDS}
+    return {
+        "feature_norm_variance": features.variance_norm(outputs.head_input),
+        "feature_norm_mean": features.mean_norm(outputs.head_input),
+        f"srank_kumar_{KUMAR_DELTA:g}": features.effective_rank(spectrum, KUMAR_DELTA),
+        **ranks,
+    }
+
+
+def _ntk_ranks(agent: ValueAgent, kernel: Array, outputs: NetworkOutput) -> Metrics:
+    spectrum = features.singular_values(kernel)
+    summed = ntk.contaminated(kernel, published_outputs(agent.network.module, outputs))
+    return {
+        **{f"entk_srank_{t:g}": features.threshold_rank(spectrum, t) for t in RANK_THRESHOLDS},
+        "entk_srank_contaminated": features.threshold_rank(
+            features.singular_values(summed), CONTAMINATED_THRESHOLD
+        ),
+    }
+
+
+def published_outputs(module: Module, outputs: NetworkOutput) -> list[jax.Array]:
+    """The outputs whose Gram matrices the published code adds to the NTK (B7), as `[B, ...]` arrays.
+
+    Baseline: Q-values and head input (its `hidden_act`; the penultimate ReLU is that same vector).
+    MoE: Q-values, the combined tokens twice (returned as `moe_out.values` and as `hidden_act`) and
+    the experts' hidden activations. What the published MoE also adds and this leaves out, because
+    our networks do not return it: the router's probabilities, top weights and top expert indices.
+    """
+    match module:
+        case Module.BASELINE:
+            return [outputs.q_values, outputs.head_input]
+        case Module.SOFTMOE | Module.TOP1:
+            tokens = outputs.head_input
+            return [outputs.q_values, tokens, tokens, outputs.hidden]

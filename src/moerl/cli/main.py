@@ -1,0 +1,172 @@
+"""Entry point of `moerl`. Sub-commands import what they need when they run: `--help` stays instant.
+
+Exit codes: 0 done, 1 failed, 2 wrong input, 75 training was saved and left early (run it again).
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import click
+
+from moerl.study.config import load_study
+from moerl.study.errors import UserError
+from moerl.study.expansion import Cell, Run, Study
+
+EXIT_LEFT_EARLY = 75  # EX_TEMPFAIL: saved, to be continued
+
+_FILE = click.Path(path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="moerl")
+def cli() -> None:
+    """From training to the figures of “Mixtures of Experts Unlock Parameter Scaling for Deep RL”."""
+
+
+_study_option = click.option("--study", "study_path", type=_FILE, required=True, help="Study file (YAML).")
+_results_option = click.option("--results", type=_FILE, required=True, help="Results folder of the study.")
+_partial_option = click.option(
+    "--allow-partial", is_flag=True, help="Go on without the missing runs; says so."
+)
+
+
+def _seeds(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in value.split(","))
+    except ValueError as error:
+        raise click.BadParameter("must be comma-separated integers such as 0,1,2") from error
+
+
+@cli.command()
+@_study_option
+@_results_option
+@click.option("--agent", required=True)
+@click.option("--variant", required=True, help="Network variant (config/networks.yaml or the study).")
+@click.option("--game", required=True)
+@click.option("--seeds", callback=_seeds, required=True, help="Comma-separated; trained side by side.")
+@click.option("--milestone", required=True, help="How far to train: one of the study's milestones, as 50M.")
+@click.option("--state", type=_FILE, required=True, help="Folder for in-progress state.")
+@click.option("--expect-spec", metavar="DIGEST", help="Refuse if the study now resolves to another spec.")
+@click.option("--threads", default=1, show_default=True, help="CPU threads for emulators and XLA.")
+@click.option("--runtime-minutes", type=float, help="Save and leave (exit 75) before this much time is up.")
+@click.option(
+    "--margin-seconds", default=120.0, show_default=True, help="How long before that. Needs a save to fit in."
+)
+@click.option("--save-every-seconds", default=1800.0, show_default=True, help="Time between checkpoints.")
+def train(
+    study_path: Path,
+    results: Path,
+    agent: str,
+    variant: str,
+    game: str,
+    seeds: tuple[int, ...],
+    milestone: str,
+    state: Path,
+    expect_spec: str | None,
+    threads: int,
+    runtime_minutes: float | None,
+    margin_seconds: float,
+    save_every_seconds: float,
+) -> None:
+    """Train several seeds of one (agent, variant, game) to a milestone; resumes by itself."""
+    from moerl.cli.train import TrainJob, train_job
+
+    study = load_study(study_path)
+    deadline = None if runtime_minutes is None else runtime_minutes * 60 - margin_seconds
+    job = TrainJob(
+        Cell(agent, variant, game), seeds, milestone, results, state, threads, deadline, save_every_seconds
+    )
+    train_job(study, job, expect_spec)
+
+
+@cli.command()
+@_study_option
+@_results_option
+@click.option("--agent", required=True)
+@click.option("--variant", required=True)
+@click.option("--game", required=True)
+@click.option("--seed", type=int, required=True)
+@click.option("--threads", default=1, show_default=True, help="CPU threads for XLA.")
+def analyse(
+    study_path: Path, results: Path, agent: str, variant: str, game: str, seed: int, threads: int
+) -> None:
+    """Dormant neurons, empirical NTK, feature norm and effective ranks of one run's snapshots."""
+    from moerl.cli.train import limit_threads
+    from moerl.study.paths import analysis_file, run_dir
+
+    study = load_study(study_path)
+    limit_threads(threads)
+    from moerl.analysis import stage
+
+    run = Run(agent, variant, game, seed, study.milestone(_analysis_milestone(study)))
+    stage.run(study.train_spec(run.cell), run_dir(results, run), analysis_file(results, run))
+
+
+def _analysis_milestone(study: Study) -> str:
+    """Which milestone the analysis figures of the study read ("short" or "full")."""
+    return next(f.milestone for f in study.configured_figures.values() if f.kind == "analysis")
+
+
+@cli.command()
+@click.argument("figure")
+@_study_option
+@_results_option
+@_partial_option
+def scores(figure: str, study_path: Path, results: Path, allow_partial: bool) -> None:
+    """Collect the scores of one figure's runs into one tidy file."""
+    from moerl.statistics import scores_stage
+
+    scores_stage.run(load_study(study_path), figure, results, allow_partial=allow_partial)
+
+
+@cli.command()
+@click.argument("figure")
+@_study_option
+@_results_option
+@_partial_option
+def table(figure: str, study_path: Path, results: Path, allow_partial: bool) -> None:
+    """Aggregate one figure's scores into the table of the numbers it plots (CSV, LaTeX)."""
+    from moerl.statistics import table_stage
+
+    table_stage.run(load_study(study_path), figure, results, allow_partial=allow_partial)
+
+
+@cli.command()
+@click.argument("figure")
+@_study_option
+@_results_option
+@_partial_option
+def figure(figure: str, study_path: Path, results: Path, allow_partial: bool) -> None:
+    """Draw one figure from its table (PDF, PNG, SVG)."""
+    from moerl.figures import stage
+
+    stage.run(load_study(study_path), figure, results, allow_partial=allow_partial)
+
+
+@cli.command()
+@_study_option
+@_results_option
+def manifest(study_path: Path, results: Path) -> None:
+    """List every byte-reproducible file of a study's results with its SHA-256."""
+    from moerl.cli.manifest import write_manifest
+
+    write_manifest(load_study(study_path), results)
+
+
+def main() -> None:
+    """Run the command line; errors of the user's making are one line and exit code 2."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("jax").setLevel(logging.WARNING)
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        print(f"moerl: {' '.join(error.format_message().split())}", file=sys.stderr)
+        sys.exit(2)
+    except click.Abort:
+        sys.exit(130)
+    except UserError as error:
+        print(f"moerl: {error}", file=sys.stderr)
+        sys.exit(2)

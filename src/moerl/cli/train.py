@@ -1,0 +1,102 @@
+"""`moerl train`: one training job, as the pipeline runs it and as anybody can run it by hand."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moerl.study.errors import UserError
+from moerl.study.expansion import Cell, Run, Study
+from moerl.study.paths import run_dir, state_dir
+from moerl.study.specs import FRAMES_PER_STEP
+
+if TYPE_CHECKING:
+    from moerl.training.lane import Lane
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What one job trains, where its files go, and how it is executed."""
+
+    cell: Cell
+    seeds: tuple[int, ...]
+    milestone: str
+    results: Path
+    state: Path
+    threads: int
+    deadline_seconds: float | None
+    save_every_seconds: float
+
+
+def limit_threads(threads: int) -> None:
+    """Size XLA's CPU thread pool; must come before JAX is first used in the process."""
+    os.environ["PJRT_NPROC"] = str(threads)
+
+
+def train_job(study: Study, job: TrainJob, expect_spec: str | None) -> None:
+    """Run a training job. Exits with 75 if it saved and left early, 1 if a run diverged.
+
+    Raises UserError if the spec is not the expected one, or the milestone or cell is unknown.
+    """
+    spec = study.train_spec(job.cell)
+    iterations = study.iterations(job.milestone)
+    if expect_spec is not None and expect_spec != spec.digest():
+        raise UserError(
+            f"{study.path}: {job.cell.agent} {job.cell.variant} {job.cell.game} now resolves to spec "
+            f"{spec.digest()}, the job was planned for {expect_spec}: the study was edited meanwhile; plan again"
+        )
+    limit_threads(job.threads)
+    from moerl.cli.main import EXIT_LEFT_EARLY
+    from moerl.training.checkpoint import RunFolders
+    from moerl.training.lane import DivergedError
+    from moerl.training.online import LeftEarlyError, Options, train
+    from moerl.training.statefile import StateError
+
+    runs = [Run(spec.agent, spec.variant, spec.game, seed, job.milestone) for seed in job.seeds]
+    folders = {
+        run.seed: RunFolders(state_dir(job.state, run) / run.milestone, run_dir(job.results, run))
+        for run in runs
+    }
+    options = Options(job.threads, job.save_every_seconds, job.deadline_seconds)
+    heartbeat = Heartbeat([folder.state for folder in folders.values()], study.milestones[job.milestone])
+    try:
+        train(spec, study.games[job.cell.game].rom, folders, iterations, options, heartbeat)
+    except LeftEarlyError as left:
+        log.info("%s", left)
+        sys.exit(EXIT_LEFT_EARLY)
+    except (DivergedError, StateError) as error:
+        print(f"moerl: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+class Heartbeat:
+    """Says every now and then, in the log and in `progress.json` of each run, how far training is."""
+
+    def __init__(self, states: Sequence[Path], target_frames: int) -> None:
+        self._states, self._target = states, target_frames
+
+    def __call__(self, lanes: Sequence[Lane], frames_per_second: float) -> None:
+        for state, lane in zip(self._states, lanes, strict=True):
+            frames = lane.agent_steps * FRAMES_PER_STEP
+            facts = {
+                "frames": frames,
+                "target_frames": self._target,
+                "frames_per_second": round(frames_per_second / len(lanes), 1),
+                "time": round(time.time(), 1),
+                "pid": os.getpid(),
+                "host": os.uname().nodename,
+            }
+            temporary = state / "progress.json.tmp"
+            temporary.write_text(json.dumps(facts))
+            temporary.replace(state / "progress.json")
+        done = ", ".join(f"seed {lane.seed}: {lane.agent_steps * FRAMES_PER_STEP:,}" for lane in lanes)
+        log.info("frames of %s — %s; %.0f frames/s in all", f"{self._target:,}", done, frames_per_second)

@@ -1,0 +1,59 @@
+"""The grid of analyses: one row per game, one column per metric, curves over training (Fig 10)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+
+from moerl.figures.curves import band_curve, frames_axis, from_zero, ticks
+from moerl.figures.style import PAGE, SeriesStyle, styles
+from moerl.study.figures import FigureSpec
+
+ROW_HEIGHT = 1.22  # inches
+
+
+def analysis_figure(table: pd.DataFrame, spec: FigureSpec) -> Figure:
+    """Draw an analysis grid from its table (the figure's CSV)."""
+    looks = styles(series.name for series in spec.series)
+    figure = Figure((PAGE, ROW_HEIGHT * len(spec.games) + 0.75))
+    axes = figure.subplots(len(spec.games), len(spec.metrics), squeeze=False, sharex=True)
+    unit, label = frames_axis(table["frame"].max())
+    cells = dict(list(table.groupby(["game", "metric"])))
+    for row, game in enumerate(spec.games):
+        for column, metric in enumerate(spec.metrics):
+            ax = axes[row, column]
+            metric_curves(ax, cells[game, metric.name], looks, unit)
+            if row == 0:
+                ax.set_title(metric.label)
+            if row == len(spec.games) - 1:
+                ax.set_xlabel(label)
+            if metric.name != "return":
+                from_zero(ax)
+            ticks(ax)
+        axes[row, 0].set_ylabel(game, fontweight="bold")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    legend = figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    legend.set_title(spec.panels[0].title, prop=FontProperties(weight="bold", size=8.5))
+    return figure
+
+
+def metric_curves(ax: Axes, rows: pd.DataFrame, looks: Mapping[str, SeriesStyle], unit: float) -> Axes:
+    """Draw one metric of one game: a mean curve and its band per series.
+
+    Args:
+        ax: Drawn into.
+        rows: The table's rows of this game and metric.
+        looks: Look of each series, in the order they are drawn.
+        unit: Frames per unit of the x axis.
+    """
+    for name, look in looks.items():
+        points = rows[(rows["series"] == name) & rows["mean"].notna()]
+        columns = points[["frame", "mean", "se_low", "se_high"]].to_numpy(dtype=np.float64)
+        frame, mean, low, high = columns.T
+        band_curve(ax, name, look, frame / unit, mean, (low, high))
+    return ax

@@ -1,0 +1,110 @@
+"""Tables as LaTeX (booktabs), for a paper to \\input: a compact view of the CSV beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from moerl.study.figures import FigureSpec
+
+_ESCAPES = {c: f"\\{c}" for c in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "÷": r"$\div$",
+    "×": r"$\times$",
+    "–": "--",
+}
+ABSENT = "--"
+READOUTS = {
+    "last": "last iteration",
+    "last_5": "mean of the last 5 iterations",
+    "early": "early read-out",
+}
+
+
+def escape(text: str) -> str:
+    """`text` with everything that LaTeX would interpret made literal."""
+    return "".join(_ESCAPES.get(character, character) for character in text)
+
+
+def number(value: float) -> str:
+    """Three significant digits, without an exponent; a missing value is a dash."""
+    if pd.isna(value):
+        return ABSENT
+    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
+    text = f"{value:.{digits}f}"
+    return f"$-${text[1:]}" if text.startswith("-") else text
+
+
+def bars_latex(table: pd.DataFrame, figure: FigureSpec, headline: str) -> str:
+    """One block per panel and read-out, one row per series, one column per x."""
+    assert figure.x is not None
+    xs = [str(x) for x in figure.x.values]
+    body = []
+    for (panel, readout), block in table.groupby(["panel", "readout"], sort=False):
+        frames = f"{int(block['frame'].iloc[0]):,}".replace(",", r"\,")
+        title = f"{panel}, {READOUTS[str(readout)]} ({{frames}} frames)"
+        body.append(_span(len(xs) + 1, escape(title).replace(r"\{frames\}", frames)))
+        for series, rows in block.groupby("series", sort=False):
+            ordered = rows.set_index("x").loc[list(figure.x.values), ["iqm", "ci_low", "ci_high"]]
+            cells = [_with_bounds(*values) for values in ordered.to_numpy(dtype=np.float64)]
+            body.append(_row([escape(str(series)), *cells]))
+        body.append(r"\addlinespace")
+    header = _row([escape(figure.x.label), *xs])
+    return _tabular(headline, "l" + "c" * len(xs), header, body[:-1])
+
+
+def analysis_latex(table: pd.DataFrame, figure: FigureSpec, headline: str) -> str:
+    """The last point of every curve: one block per game, one row per series."""
+    labels = {metric.name: metric.label for metric in figure.metrics}
+    body = []
+    for game, block in table.groupby("game", sort=False):
+        body.append(_span(len(labels) + 1, escape(str(game))))
+        for series, rows in block.groupby("series", sort=False):
+            last = rows.drop_duplicates("metric", keep="last").set_index("metric")
+            values = last.loc[list(labels), ["mean", "se_high"]].to_numpy(dtype=np.float64)
+            cells = [_with_error(*point) for point in values]
+            body.append(_row([escape(str(series)), *cells]))
+        body.append(r"\addlinespace")
+    header = _row(["", *(escape(label) for label in labels.values())])
+    return _tabular(headline, "l" + "c" * len(labels), header, body[:-1])
+
+
+FORMATS: dict[str, Callable[[pd.DataFrame, FigureSpec, str], str]] = {
+    "bars": bars_latex,
+    "analysis": analysis_latex,
+}
+
+
+def _with_bounds(point: float, low: float, high: float) -> str:
+    return number(point) + ("" if pd.isna(low) else f" [{number(low)}, {number(high)}]")
+
+
+def _with_error(mean: float, high: float) -> str:
+    return number(mean) + ("" if pd.isna(high) else f" $\\pm$ {number(high - mean)}")
+
+
+def _row(cells: Sequence[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _span(columns: int, text: str) -> str:
+    return f"\\multicolumn{{{columns}}}{{l}}{{\\emph{{{text}}}}} \\\\"
+
+
+def _tabular(headline: str, columns: str, header: str, body: Sequence[str]) -> str:
+    lines = [
+        f"% {headline}",
+        r"% Needs \usepackage{booktabs}.",
+        f"\\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        header,
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"

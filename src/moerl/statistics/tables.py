@@ -1,0 +1,180 @@
+"""The numbers behind a figure: tidy scores in, one row per bar or per point of a curve out.
+
+Every row says what it rests on: games, seeds, games left out, and runs that are missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from moerl.statistics.iqm import BAR_REPETITIONS, iqm_estimate
+from moerl.study.errors import UserError
+
+BAR_COLUMNS = (
+    "panel",
+    "series",
+    "x",
+    "readout",
+    "frame",
+    "iqm",
+    "ci_low",
+    "ci_high",
+    "n_games",
+    "n_seeds",
+    "games_left_out",
+    "missing_runs",
+)
+ANALYSIS_COLUMNS = (
+    "game",
+    "metric",
+    "series",
+    "iteration",
+    "frame",
+    "mean",
+    "se_low",
+    "se_high",
+    "n_seeds",
+    "missing_runs",
+)
+LAST_ITERATIONS = 5  # of the robust read-out (method 1.0)
+
+# Every point has its own generator from this seed: equal scores get equal intervals in every
+# figure, and adding a bar changes no other.
+_BOOTSTRAP_SEED = 2402_08609
+
+Missing = Mapping[tuple[Any, ...], Sequence[str]]
+"""Key of a row's cell → the runs it lacks, in words."""
+
+
+def readouts(iterations: int, iteration_frames: int, early_frames: int | None) -> dict[str, tuple[int, int]]:
+    """Read-outs of a bar figure: name → first and last iteration (0-based) that are averaged.
+
+    `last` is the headline; `last_5` is more robust and needs five iterations; `early` is what the
+    paper's Appendix A calls the default (40M frames), where the study defines it.
+    """
+    found = {"last": (iterations - 1, iterations - 1)}
+    if iterations >= LAST_ITERATIONS:
+        found[f"last_{LAST_ITERATIONS}"] = (iterations - LAST_ITERATIONS, iterations - 1)
+    if early_frames is not None:
+        early = early_frames // iteration_frames - 1
+        if not 0 <= early < iterations:
+            raise UserError(
+                f"early_readout: {early_frames} frames is outside of training "
+                f"({iteration_frames} to {iterations * iteration_frames} frames)"
+            )
+        found["early"] = (early, early)
+    return found
+
+
+def bar_row(scores: pd.DataFrame, window: tuple[int, int]) -> dict[str, Any]:
+    """IQM, interval and provenance of one bar.
+
+    Args:
+        scores: Rows of `scores/<figure>.parquet` of one (panel, series, x); may be empty.
+        window: First and last iteration that are averaged per run before aggregating.
+    """
+    first, last = window
+    read = scores[scores["iteration"].between(first, last)]
+    per_run = read.groupby(["game", "seed"], sort=True)["human_normalised"].mean()
+    games = {str(game): runs.to_numpy() for game, runs in per_run.groupby(level="game", sort=True)}
+    left_out = [game for game, values in games.items() if np.isnan(values).all()]
+    strata = [values for game, values in games.items() if game not in left_out]
+    row: dict[str, Any] = {
+        "n_games": len(strata),
+        "n_seeds": _span([len(values) for values in strata]),
+        "games_left_out": "; ".join(left_out),
+        "iqm": None,
+        "ci_low": None,
+        "ci_high": None,
+    }
+    if strata:
+        generator = np.random.default_rng(_BOOTSTRAP_SEED)
+        estimate = iqm_estimate(strata, generator, BAR_REPETITIONS)
+        row["iqm"] = estimate.point
+        if max(len(values) for values in strata) > 1:  # one seed says nothing about spread
+            row |= {"ci_low": estimate.low, "ci_high": estimate.high}
+    return row
+
+
+def bar_table(
+    scores: pd.DataFrame,
+    cells: Iterable[tuple[str, str, int | None]],
+    windows: Mapping[str, tuple[int, int]],
+    iteration_frames: int,
+    missing: Missing,
+) -> pd.DataFrame:
+    """The table of a bar figure, columns `BAR_COLUMNS`; `frame` is the nominal frame read out.
+
+    Args:
+        scores: Rows of `scores/<figure>.parquet`.
+        cells: The (panel, series, x) of every bar, in the figure's order.
+        windows: The read-outs, as from `readouts`.
+        iteration_frames: Frames per iteration.
+        missing: Missing runs of each cell that has any.
+    """
+    ordered = scores.sort_values(["game", "seed", "iteration"])
+    groups = dict(list(ordered.groupby(["panel", "series", "x"])))
+    rows = []
+    for cell in cells:
+        panel, series, x = cell
+        for readout, window in windows.items():
+            rows.append(
+                {
+                    "panel": panel,
+                    "series": series,
+                    "x": x,
+                    "readout": readout,
+                    "frame": (window[1] + 1) * iteration_frames,
+                    "missing_runs": "; ".join(missing.get(cell, ())),
+                    **bar_row(groups.get(cell, scores.iloc[:0]), window),
+                }
+            )
+    return pd.DataFrame(rows, columns=list(BAR_COLUMNS))
+
+
+def analysis_table(
+    values: pd.DataFrame, cells: Iterable[tuple[str, str, str]], missing: Missing
+) -> pd.DataFrame:
+    """The table of an analysis grid, columns `ANALYSIS_COLUMNS`.
+
+    The band is the standard error of the mean over seeds; with one seed there is none. Seeds end
+    an iteration at different frames (with their episode): `frame` is their mean.
+
+    Args:
+        values: Columns `game, metric, series, seed, iteration, frame, value`.
+        cells: The (game, metric, series) of every curve, in the figure's order.
+        missing: Missing runs of each cell that has any; one without any run keeps one empty row.
+    """
+    groups = dict(list(values.groupby(["game", "metric", "series"])))
+    rows: list[dict[str, Any]] = []
+    for cell in cells:
+        key = dict(zip(("game", "metric", "series"), cell, strict=True))
+        key["missing_runs"] = "; ".join(missing.get(cell, ()))
+        if cell not in groups:
+            rows.append(key | {"n_seeds": 0})
+            continue
+        for iteration, point in groups[cell].groupby("iteration", sort=True):
+            rows.append(key | {"iteration": iteration} | _mean_row(point))
+    table = pd.DataFrame(rows, columns=list(ANALYSIS_COLUMNS))
+    return table.astype({"iteration": "Int64", "n_seeds": "int64"})
+
+
+def _mean_row(point: pd.DataFrame) -> dict[str, Any]:
+    values = np.sort(point["value"].to_numpy(dtype=np.float64))  # sum in an order of its own
+    mean = float(values.mean())
+    row = {"frame": float(point["frame"].mean()), "mean": mean, "n_seeds": len(values)}
+    if len(values) > 1:
+        error = float(values.std(ddof=1) / np.sqrt(len(values)))
+        row |= {"se_low": mean - error, "se_high": mean + error}
+    return row
+
+
+def _span(counts: Sequence[int]) -> str:
+    if not counts:
+        return "0"
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low}-{high}"

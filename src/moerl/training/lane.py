@@ -1,0 +1,230 @@
+"""One run in training: learner, replay, action log and progress, and their checkpoint.
+
+A checkpoint holds parameters, optimiser, counters and the action log; the replay memory and the
+running episode are regenerated from the log. Restoring one gives a lane that continues bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+
+import moerl
+from moerl.agents.value import Learner, ValueAgent
+from moerl.atari.action_log import ActionLog
+from moerl.atari.lanes import FRAME_SHAPE, Frame
+from moerl.atari.regenerate import LoggedEpisode
+from moerl.replay.ring import FrameRing
+from moerl.study.specs import FRAMES_PER_STEP, STACK_SIZE, TrainSpec
+from moerl.training.progress import IterationRow
+from moerl.training.rng import Purpose, stream
+from moerl.training.statefile import StateError, Tensors
+
+FORMAT = 1
+"""Version of the checkpoint layout."""
+
+
+class DivergedError(Exception):
+    """A loss became non-finite; one line with the run and the gradient step."""
+
+
+def name_leaves(tree: Any) -> Tensors:
+    """Leaves of a pytree as NumPy arrays, named by their path ("params/Encoder_0/Conv_0/kernel")."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in leaves}
+
+
+def fill_leaves(template: Any, tensors: Tensors) -> Any:
+    """Inverse of `name_leaves` for a tree shaped like `template`. Raises StateError on a mismatch."""
+    leaves, structure = jax.tree_util.tree_flatten_with_path(template)
+    filled = []
+    for path, leaf in leaves:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        value = tensors.get(name)
+        if value is None or value.shape != leaf.shape or value.dtype != leaf.dtype:
+            raise StateError(f"tensor {name!r} is missing or has another shape or type than the network's")
+        filled.append(jnp.array(value))
+    return jax.tree_util.tree_unflatten(structure, filled)
+
+
+@dataclass
+class Lane:
+    """The state of one run between two agent steps."""
+
+    spec: TrainSpec
+    seed: int
+    learner: Learner
+    ring: FrameRing
+    log: ActionLog = field(default_factory=ActionLog)
+    agent_steps: int = 0
+    gradient_steps: int = 0
+    rows: list[IterationRow] = field(default_factory=list)
+    iteration_start: int = 0
+    """Agent steps at the start of the running iteration."""
+    iteration_returns: list[float] = field(default_factory=list)
+    """Returns of the episodes finished in the running iteration."""
+    pending_losses: list[jax.Array | float] = field(default_factory=list)
+    """Losses of the running iteration; on the device until somebody needs them."""
+    between_episodes: bool = True
+    stack: npt.NDArray[np.uint8] = field(
+        default_factory=lambda: np.zeros((STACK_SIZE, *FRAME_SHAPE), dtype=np.uint8)
+    )
+    episode_return: float = 0.0
+    episode_steps: int = 0
+
+    @classmethod
+    def fresh(cls, spec: TrainSpec, seed: int, agent: ValueAgent) -> Lane:
+        """A run that has not taken a step."""
+        hyper = spec.hyper
+        ring = FrameRing(hyper.replay_capacity, hyper.n_step, hyper.gamma)
+        return cls(spec, seed, agent.init(jax.random.key(seed)), ring)
+
+    def begin_episode(self, frame: Frame) -> None:
+        """Start an episode on its first frame; the frames before it are zeros."""
+        self.stack[:] = 0
+        self.stack[-1] = frame
+        self.episode_return, self.episode_steps, self.between_episodes = 0.0, 0, False
+
+    def observe(self, action: int, reward: int, game_over: bool, frame: Frame) -> bool:
+        """Store the transition that `action` ended; returns whether the episode ended with it.
+
+        `reward` is unclipped; `frame` is the frame after the action (unused if the episode ended).
+        """
+        self.episode_steps += 1
+        self.episode_return += reward
+        end = game_over or self.episode_steps == self.spec.hyper.max_episode_steps
+        self.ring.add(self.stack[-1], action, float(np.clip(reward, -1, 1)), game_over, end)
+        if end:
+            self.between_episodes = True
+        else:
+            self.stack[:-1] = self.stack[1:]
+            self.stack[-1] = frame
+        return end
+
+    def finish_episode(self) -> bool:
+        """Account for an episode that just ended; returns whether the iteration ended with it."""
+        self.log.end_episode()
+        self.iteration_returns.append(self.episode_return)
+        if self.agent_steps - self.iteration_start < self.spec.schedule.iteration_steps:
+            return False
+        losses = self.flush_losses()
+        self.rows.append(
+            IterationRow(
+                iteration=len(self.rows),
+                frame=self.agent_steps * FRAMES_PER_STEP,
+                gradient_steps=self.gradient_steps,
+                episodes=len(self.iteration_returns),
+                mean_return=float(np.mean(self.iteration_returns)),
+                mean_loss=float(np.mean(losses)) if len(losses) else None,
+            )
+        )
+        self.iteration_start = self.agent_steps
+        self.iteration_returns = []
+        self.pending_losses = []
+        return True
+
+    def flush_losses(self) -> npt.NDArray[np.float64]:
+        """Fetch the running iteration's losses from the device, `[gradient steps]`.
+
+        Raises DivergedError if one of them is not finite, so that no bad state is ever saved.
+        """
+        self.pending_losses = [float(loss) for loss in self.pending_losses]
+        losses = np.array(self.pending_losses, dtype=np.float64)
+        bad = np.flatnonzero(~np.isfinite(losses))
+        if len(bad):
+            raise DivergedError(
+                f"{self.spec.agent} {self.spec.variant} {self.spec.game} seed {self.seed}: diverged, the loss "
+                f"became {losses[bad[0]]} at gradient step {self.gradient_steps - len(losses) + bad[0]}"
+            )
+        return losses
+
+    def snapshot(self) -> tuple[Tensors, dict[str, Any]]:
+        """Parameters and uniformly sampled batches of this moment, for the analyses."""
+        count = self.spec.schedule.snapshot_batches * self.spec.hyper.batch_size
+        rng = stream(self.seed, Purpose.SNAPSHOT, len(self.rows))
+        sample = self.ring.gather(self.ring.sample_indices(rng, count))
+        tensors = name_leaves(
+            {
+                "params": self.learner.params,
+                "target_params": self.learner.target_params,
+                "batch": vars(sample),
+            }
+        )
+        meta = {
+            "iteration": len(self.rows) - 1,
+            "frame": self.agent_steps * FRAMES_PER_STEP,
+            "spec": self.spec.digest(),
+            "seed": self.seed,
+        }
+        return tensors, meta
+
+    def tensors(self) -> Tensors:
+        """Everything that is an array in the checkpoint, the action log left out."""
+        return name_leaves(self.learner) | {"pending_losses": self.flush_losses()}
+
+    def meta(self) -> dict[str, Any]:
+        """Everything that is not an array in the checkpoint."""
+        return {
+            "format": FORMAT,
+            "moerl": moerl.__version__,
+            "spec": json.loads(self.spec.canonical_json()),
+            "seed": self.seed,
+            "agent_steps": self.agent_steps,
+            "gradient_steps": self.gradient_steps,
+            "rows": [asdict(row) for row in self.rows],
+            "iteration_start": self.iteration_start,
+            "iteration_returns": self.iteration_returns,
+            "episode_return": self.episode_return,
+        }
+
+    @classmethod
+    def restore(
+        cls,
+        spec: TrainSpec,
+        seed: int,
+        agent: ValueAgent,
+        tensors: Tensors,
+        meta: dict[str, Any],
+        log: ActionLog,
+    ) -> Lane:
+        """A lane from its checkpoint; its replay and running episode still have to be regenerated."""
+        lane = cls.fresh(spec, seed, agent)
+        lane.learner = fill_leaves(lane.learner, tensors)
+        lane.log = log
+        lane.agent_steps, lane.gradient_steps = meta["agent_steps"], meta["gradient_steps"]
+        lane.rows = [IterationRow(**row) for row in meta["rows"]]
+        lane.iteration_start = meta["iteration_start"]
+        lane.iteration_returns = list(meta["iteration_returns"])
+        lane.pending_losses = [float(loss) for loss in tensors["pending_losses"]]
+        if len(log.actions) != lane.agent_steps:
+            raise StateError(
+                f"log has {len(log.actions)} actions, the checkpoint {lane.agent_steps} agent steps"
+            )
+        return lane
+
+    def episodes_to_regenerate(self) -> list[LoggedEpisode]:
+        """Logged episodes that the replay memory still holds a part of, and the running one.
+
+        Also winds the ring to where the first of them was added.
+        """
+        episodes: list[LoggedEpisode] = []
+        lengths = self.log.episode_lengths
+        end, index = self.log.finished_steps, len(lengths)
+        held = 0
+        if self.log.running:
+            episodes.append(LoggedEpisode(index, self.log.running))
+            held = len(self.log.running) + STACK_SIZE - 1
+        while index and held < self.ring.capacity:
+            index -= 1
+            start = end - lengths[index]
+            episodes.append(LoggedEpisode(index, bytes(self.log.actions[start:end])))
+            held += lengths[index] + STACK_SIZE - 1
+            end = start
+        self.ring.start_at(end + index * (STACK_SIZE - 1))
+        return episodes[::-1]

@@ -1,0 +1,254 @@
+"""The online training loop: several runs (lanes) of one spec in one process, each strictly as alone.
+
+Per agent step and lane, in this order (method 4.2): train step, choose an action, step the game,
+store the transition. Checkpoints are taken between two such rounds.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from types import FrameType
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from moerl.agents.value import Batch, ValueAgent
+from moerl.atari.lanes import AtariLanes, Frame
+from moerl.atari.regenerate import regenerate
+from moerl.study.specs import FRAMES_PER_STEP, TrainSpec
+from moerl.training.checkpoint import RunFolders
+from moerl.training.lane import Lane
+from moerl.training.progress import TimingRow
+from moerl.training.rng import Purpose, stream
+from moerl.training.statefile import StateError
+
+log = logging.getLogger(__name__)
+
+
+class LeftEarlyError(Exception):
+    """Training was saved and left before its end (deadline or signal); run it again to go on."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How training is executed; nothing here changes its numbers."""
+
+    threads: int = 1
+    save_every_seconds: float = 1800.0
+    deadline_seconds: float | None = None
+    """Leave in time if training takes longer than this."""
+
+
+def epsilon(spec: TrainSpec, agent_steps: int) -> float:
+    """Exploration rate: 1 until `min_replay_history` agent steps, then linear down to `epsilon_train`."""
+    hyper = spec.hyper
+    left = hyper.epsilon_decay_period + hyper.min_replay_history - agent_steps
+    bonus = (1.0 - hyper.epsilon_train) * left / hyper.epsilon_decay_period
+    return hyper.epsilon_train + min(max(bonus, 0.0), 1.0 - hyper.epsilon_train)
+
+
+@dataclass
+class Pack:
+    """Lanes of one spec in training, in the order of their seeds."""
+
+    spec: TrainSpec
+    env: AtariLanes
+    lanes: list[Lane]
+    agent: ValueAgent
+    actions: np.ndarray[tuple[int], np.dtype[np.int32]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.actions = np.zeros(len(self.lanes), dtype=np.int32)
+        self._update = jax.jit(self.agent.update, donate_argnums=0)
+        self._greedy = jax.jit(self.agent.greedy_action)
+
+    @classmethod
+    def create(cls, spec: TrainSpec, rom: str, lanes: list[Lane], agent: ValueAgent, threads: int) -> Pack:
+        """Open the emulators and bring every lane's replay and game to where its log ends."""
+        hyper = spec.hyper
+        env = AtariLanes(
+            rom, [lane.seed for lane in lanes], hyper.sticky_actions, hyper.max_episode_steps, threads
+        )
+        if env.num_actions != spec.num_actions:
+            raise StateError(
+                f"{spec.game} has {env.num_actions} actions here; the games table says {spec.num_actions}"
+            )
+        pack = cls(spec, env, lanes, agent)
+        pack._regenerate()
+        return pack
+
+    def _regenerate(self) -> None:
+        ends: list[int] = [0] * len(self.lanes)
+
+        def begin(lane: int, frame: Frame) -> None:
+            self.lanes[lane].begin_episode(frame)
+
+        def observe(lane: int, action: int, reward: int, game_over: bool, frame: Frame) -> None:
+            ends[lane] += self.lanes[lane].observe(action, reward, game_over, frame)
+
+        episodes = [lane.episodes_to_regenerate() for lane in self.lanes]
+        regenerate(self.env, episodes, begin, observe)
+        for lane, replayed, ended in zip(self.lanes, episodes, ends, strict=True):
+            finished = len(replayed) - bool(lane.log.running)
+            if ended != finished or lane.between_episodes == bool(lane.log.running):
+                raise StateError(
+                    f"{self.spec.game}, seed {lane.seed}: replaying the action log gave {ended} episode ends "
+                    f"instead of {finished}; was it recorded with another ale-py or ROM version?"
+                )
+
+    def round(self, active: Sequence[int]) -> list[int]:
+        """One agent step of every active lane; returns the lanes whose iteration ended with it."""
+        fresh = {i: len(self.lanes[i].log.episode_lengths) for i in active if self.lanes[i].between_episodes}
+        if fresh:
+            for i, frame in self.env.begin_episodes(fresh).items():
+                self.lanes[i].begin_episode(frame)
+        for i in active:
+            self._train(self.lanes[i])
+        for i in active:
+            self.actions[i] = self._choose(self.lanes[i])
+        step = self.env.step(self.actions)
+        ended = []
+        for i in active:
+            lane, action = self.lanes[i], int(self.actions[i])
+            lane.log.append(action)
+            end = lane.observe(action, int(step.rewards[i]), bool(step.game_over[i]), step.frames[i])
+            if end and lane.finish_episode():
+                ended.append(i)
+        return ended
+
+    def _train(self, lane: Lane) -> None:
+        hyper = self.spec.hyper
+        if lane.ring.add_count > hyper.min_replay_history:
+            if lane.agent_steps % hyper.update_period == 0:
+                for _ in range(hyper.updates_per_period):
+                    rng = stream(lane.seed, Purpose.REPLAY, lane.gradient_steps)
+                    sample = lane.ring.gather(lane.ring.sample_indices(rng, hyper.batch_size))
+                    lane.learner, loss = self._update(lane.learner, Batch(**vars(sample)))
+                    lane.pending_losses.append(loss)
+                    lane.gradient_steps += 1
+            if lane.agent_steps % hyper.target_update_period == 0:
+                # A real copy: the update donates its input's buffers.
+                lane.learner = lane.learner.replace(target_params=jax.tree.map(jnp.copy, lane.learner.params))
+        lane.agent_steps += 1
+
+    def _choose(self, lane: Lane) -> int:
+        """ε-greedy action; the network is evaluated only if its answer is used."""
+        rng = stream(lane.seed, Purpose.EXPLORE, lane.agent_steps)
+        if rng.random() <= epsilon(self.spec, lane.agent_steps):
+            return int(rng.integers(self.spec.num_actions))
+        return int(self._greedy(lane.learner.params, lane.stack))
+
+
+def train(
+    spec: TrainSpec,
+    rom: str,
+    runs: dict[int, RunFolders],
+    iterations: int,
+    options: Options,
+    report: Callable[[Sequence[Lane], float], None] | None = None,
+) -> None:
+    """Train the runs `seed → folders` of one spec until each has `iterations` iterations, and publish them.
+
+    `report` is called now and then with the lanes and this process's frames per second.
+
+    Raises Interrupted (saved, run again), DivergedError, StateError or UserError.
+    """
+    started = time.monotonic()
+    agent = ValueAgent(spec.hyper, spec.network, spec.num_actions)
+    with ExitStack() as locks, _Signals() as signals:
+        for folders in runs.values():
+            locks.enter_context(folders.lock())
+        lanes = [folders.find(spec, seed, iterations, agent) for seed, folders in runs.items()]
+        pack = Pack.create(spec, rom, lanes, agent, options.threads)
+        clock = _Clock(started, options, lanes, list(runs.values()))
+        active = []
+        for i, (lane, folders) in enumerate(zip(lanes, runs.values(), strict=True)):
+            if len(lane.rows) == iterations:
+                folders.publish(lane)
+            else:
+                active.append(i)
+        while active:
+            for i in pack.round(active):
+                _end_iteration(lanes[i], clock, i)
+                if len(lanes[i].rows) == iterations:
+                    clock.folders[i].save(lanes[i])
+                    clock.folders[i].publish(lanes[i])
+                    active.remove(i)
+            if signals.caught or clock.deadline_passed():
+                clock.save(active)
+                why = f"signal {signals.caught}" if signals.caught else "its deadline is near"
+                raise LeftEarlyError(f"saved and left because of {why}; run it again to go on")
+            if clock.save_due():
+                clock.save(active)
+            if report is not None and clock.report_due():
+                report(lanes, clock.frames_per_second())
+
+
+def _end_iteration(lane: Lane, clock: _Clock, i: int) -> None:
+    row = lane.rows[-1]
+    clock.stamp(i, row.iteration, row.frame)
+    every = lane.spec.schedule.snapshot_every
+    if every and len(lane.rows) % every == 0:
+        clock.folders[i].save_snapshot(lane)
+
+
+class _Clock:
+    """When to save, to report and to leave; stamps iterations with cumulative training seconds."""
+
+    def __init__(
+        self, started: float, options: Options, lanes: list[Lane], folders: list[RunFolders]
+    ) -> None:
+        self._options, self._lanes, self.folders = options, lanes, folders
+        self._deadline = started + options.deadline_seconds if options.deadline_seconds else None
+        self._start = self._saved = self._reported = time.monotonic()
+        self._first_steps = sum(lane.agent_steps for lane in lanes)
+        self._before = [f.timing[-1].wall_seconds if f.timing else 0.0 for f in folders]
+
+    def stamp(self, lane: int, iteration: int, frame: int) -> None:
+        wall = self._before[lane] + time.monotonic() - self._start
+        self.folders[lane].timing.append(TimingRow(iteration, frame, round(wall, 3)))
+
+    def deadline_passed(self) -> bool:
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+    def save_due(self) -> bool:
+        return time.monotonic() - self._saved >= self._options.save_every_seconds
+
+    def save(self, active: Sequence[int]) -> None:
+        for i in active:
+            self.folders[i].save(self._lanes[i])
+        self._saved = time.monotonic()
+
+    def report_due(self) -> bool:
+        due = time.monotonic() - self._reported >= 10.0
+        if due:
+            self._reported = time.monotonic()
+        return due
+
+    def frames_per_second(self) -> float:
+        steps = sum(lane.agent_steps for lane in self._lanes) - self._first_steps
+        return steps * FRAMES_PER_STEP / (time.monotonic() - self._start)
+
+
+class _Signals:
+    """Turns SIGTERM and SIGUSR1 into a flag that the loop looks at between two rounds."""
+
+    def __init__(self) -> None:
+        self.caught: str | None = None
+
+    def __enter__(self) -> _Signals:
+        self._old = {s: signal.signal(s, self._catch) for s in (signal.SIGTERM, signal.SIGUSR1)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _catch(self, number: int, _: FrameType | None) -> None:
+        self.caught = signal.Signals(number).name
