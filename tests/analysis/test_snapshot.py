@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 
 from moerl.agents.value import Batch, Learner, ValueAgent
-from moerl.analysis import dormant, features, snapshot, stage
+from moerl.analysis import dormant, features, ntk, snapshot, stage
 from moerl.analysis.snapshot import Snapshot
+from moerl.networks.q_network import NetworkOutput
 from moerl.study.errors import UserError
 from moerl.study.specs import (
     AgentSpec,
@@ -113,9 +114,9 @@ def test_ntk_equals_the_stacked_gradients_of_the_batch(module: Module) -> None:
     targets = agent.targets(Learner(taken.params, taken.target_params, ()), batch)
 
     def losses(params: dict[str, object]) -> jax.Array:
-        return jax.vmap(agent.loss_one, in_axes=(None, 0, 0))(params, targets, batch)
+        return agent.losses(params, targets, batch)
 
-    jacobian = jax.tree.leaves(jax.jacrev(losses)(taken.params))
+    jacobian = jax.tree.leaves(jax.jit(jax.jacrev(losses))(taken.params))
     stacked = np.concatenate([np.asarray(j, np.float64).reshape(BATCH, -1) for j in jacobian], 1)
     kernel = snapshot.empirical_ntk(agent, taken, batch)
 
@@ -145,14 +146,17 @@ def test_metrics_are_those_of_the_networks_activations(module: Module) -> None:
     assert metrics["dormant_tau_0.1"] == dormant.tau_dormant(dormant.unit_activity(hidden), 0.1)
     gram = snapshot.empirical_ntk(agent, taken, batch)
     assert metrics["entk_srank_0.01"] == features.threshold_rank(features.singular_values(gram), 0.01)
-    q_values = np.stack([np.asarray(s.q_values) for s in samples])
-    added = [q_values, head_input]
-    if module is not Module.BASELINE:
-        added += [head_input, hidden.reshape(BATCH, -1)]
-    total = gram + sum(a.astype(np.float64) @ a.T for a in added)
-    assert metrics["entk_srank_contaminated"] == features.threshold_rank(
-        features.singular_values(total), 0.01
-    )
+
+
+@pytest.mark.parametrize(
+    ("module", "summed"),
+    [(Module.BASELINE, 1 + 4), (Module.SOFTMOE, 1 + 4 + 4 + 9), (Module.TOP1, 1 + 4 + 4 + 9)],
+)
+def test_the_published_sum_counts_moe_tokens_twice(module: Module, summed: int) -> None:
+    one = np.ones((1, 1), np.float32)
+    outputs = NetworkOutput(q_values=one, head_input=2 * one, hidden=3 * one[..., None, None])
+    added = snapshot.published_outputs(module, outputs)
+    np.testing.assert_array_equal(ntk.contaminated(np.zeros((1, 1)), added), [[summed]])
 
 
 def test_metrics_are_averaged_over_batches() -> None:

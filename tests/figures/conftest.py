@@ -1,132 +1,39 @@
-"""A synthetic study: its configuration is real, its training results are made up (but look learned)."""
-
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
+from synthetic_study import load, write_runs
 
-from moerl.study.config import load_study
-from moerl.study.expansion import Run, Study
-from moerl.study.paths import analysis_file, run_dir
-
-STUDY = """
-name: synthetic
-agents:
-  dqn: {{}}
-figures:
-  fig01: {{encoder: cnn}}
-  fig10: {{encoder: cnn, agent: dqn}}
-games:
-  games20: [{games}]
-seeds: [{seeds}]
-seeds_per_job: 2
-iteration_frames: 1M
-milestones: {{short: {short}, full: {full}}}
-snapshot_every: 1
-{extra}
-"""
-METRICS = ("entk_srank_0.01", "feature_norm_variance", "dormant_variance_0.001", "unplotted")
-StudyMaker = Callable[..., Study]
-
-
-def gains(variant: str) -> float:
-    """How good a made-up variant is: baselines get worse with width, mixtures better with experts."""
-    size = int(variant[-1]) if variant[-1].isdigit() else 1
-    if "baseline" in variant:
-        return 1.0 - 0.1 * np.log2(size)
-    return 1.0 + (0.15 if "softmoe" in variant else 0.05) * np.log2(size)
-
-
-def write_returns(study: Study, run: Run, results: Path) -> pd.DataFrame:
-    """A plausible `returns.parquet`; the same for the same run."""
-    game = study.games[run.game]
-    low, high = game.random or 0.0, game.human or 100.0
-    iterations = np.arange(study.iterations(run.milestone))
-    generator = np.random.default_rng([run.seed, *run.variant.encode(), *run.game.encode()])
-    progress = (1 - np.exp(-3 * (iterations + 1) / len(iterations))) * gains(run.variant)
-    noisy = progress * generator.normal(1.0, 0.12) + generator.normal(0, 0.03, len(iterations))
-    frames = (iterations + 1) * study.iteration_frames
-    table = pd.DataFrame(
-        {
-            "iteration": iterations,
-            "frame": frames + 4 * generator.integers(0, 5_000, len(frames)).cumsum(),
-            "episodes": generator.integers(1, 9, len(iterations)),
-            "mean_return": low + noisy * (high - low),
-        }
-    )
-    path = run_dir(results, run) / "returns.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table.to_parquet(path, index=False)
-    return table
-
-
-def write_analysis(study: Study, run: Run, results: Path) -> None:
-    """A plausible analysis file beside the run's returns."""
-    returns = pd.read_parquet(run_dir(results, run) / "returns.parquet")
-    generator = np.random.default_rng([run.seed, 1, *run.variant.encode(), *run.game.encode()])
-    level = {
-        "entk_srank_0.01": 22.0,
-        "feature_norm_variance": 4.0,
-        "dormant_variance_0.001": 0.4,
-        "unplotted": 1.0,
-    }
-    moe = "baseline" not in run.variant
-    parts = []
-    for metric in METRICS:
-        trend = np.linspace(0.6, 1.0, len(returns)) * (1.3 if moe else 0.8) * level[metric]
-        if metric.startswith("dormant") and moe:
-            trend = trend * 0.0
-        values = trend * generator.normal(1.0, 0.1) * generator.normal(1.0, 0.04, len(returns))
-        parts.append(returns[["iteration", "frame"]].assign(metric=metric, value=values))
-    path = analysis_file(results, run)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pd.concat(parts, ignore_index=True).to_parquet(path, index=False)
+from moerl.study.expansion import Study
 
 
 @pytest.fixture
-def make_study(tmp_path: Path) -> StudyMaker:
-    """Write a study file and load it."""
-
-    def make(
-        games: str = "AirRaid, Pong, Breakout",
-        seeds: str = "0, 1, 2",
-        short: str = "6M",
-        full: str = "8M",
-        extra: str = "",
-    ) -> Study:
-        path = tmp_path / "synthetic.yaml"
-        text = STUDY.format(games=games, seeds=seeds, short=short, full=full, extra=extra)
-        path.write_text(text, encoding="utf-8")
-        return load_study(path)
-
-    return make
+def make_study(tmp_path: Path) -> Callable[..., Study]:
+    """Make a synthetic study with other settings than the usual."""
+    return partial(load, tmp_path)
 
 
 @pytest.fixture
-def study(make_study: StudyMaker) -> Study:
+def study(make_study: Callable[..., Study]) -> Study:
     """The usual synthetic study: three games (one without a human score), three seeds."""
     return make_study()
 
 
-def write_runs(study: Study, figure_name: str, results: Path) -> list[Run]:
-    """The results of every run of a figure, with analyses where the figure needs them."""
-    figure = study.figure(figure_name)
-    runs = study.figure_runs(figure)
-    for run in runs:
-        write_returns(study, run, results)
-        if figure.kind == "analysis":
-            write_analysis(study, run, results)
-    return runs
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All runs of both figures of the usual study; nobody writes here after this."""
+    folder = tmp_path_factory.mktemp("written")
+    usual = load(folder)
+    for name in usual.figures:
+        write_runs(usual, name, folder / "results")
+    return folder / "results"
 
 
 @pytest.fixture
-def results(study: Study, tmp_path: Path) -> Path:
-    """Results folder with all runs of both figures."""
-    folder = tmp_path / "results"
-    for name in study.figures:
-        write_runs(study, name, folder)
-    return folder
+def results(written: Path, tmp_path: Path) -> Path:
+    """A results folder of one's own with all runs of both figures of the usual study."""
+    return Path(shutil.copytree(written, tmp_path / "results"))

@@ -75,12 +75,15 @@ class ValueAgent:
         return math.pow(self.hyper.gamma, self.hyper.n_step)
 
     def init(self, key: jax.Array) -> Learner:
-        """A fresh learner; `key` is consumed by the parameters' initialisation.
-
-        The target starts as a copy of the online parameters, in its own buffers.
-        """
+        """A fresh learner; `key` is consumed by the parameters' initialisation."""
         state = jnp.zeros((*FRAME_SHAPE, STACK_SIZE), jnp.uint8)
-        params: Params = self._net.init(key, state)["params"]
+        return self.start(self._net.init(key, state)["params"])
+
+    def start(self, params: Params) -> Learner:
+        """A learner with online parameters `params`, the same as target, and zero Adam moments.
+
+        The target has its own buffers, so that the learner may be donated.
+        """
         return Learner(params, jax.tree.map(jnp.copy, params), self._optimiser.init(params))
 
     def evaluate(self, params: Params, state: jax.Array) -> NetworkOutput:
@@ -120,10 +123,14 @@ class ValueAgent:
         Donate `learner` when jitting: the step then runs in place.
         """
         targets = self.targets(learner, batch)
-        loss, grads = jax.value_and_grad(self.loss)(learner.params, targets, batch)
-        updates, opt_state = self._optimiser.update(grads, learner.opt_state, learner.params)
+        loss, gradients = jax.value_and_grad(self.loss)(learner.params, targets, batch)
+        return self.apply_gradients(learner, gradients), loss
+
+    def apply_gradients(self, learner: Learner, gradients: Params) -> Learner:
+        """The learner after one Adam step along `gradients` (shaped like its parameters)."""
+        updates, opt_state = self._optimiser.update(gradients, learner.opt_state, learner.params)
         params = optax.apply_updates(learner.params, updates)
-        return replace(learner, params=params, opt_state=opt_state), loss
+        return replace(learner, params=params, opt_state=opt_state)
 
     def sync_target(self, learner: Learner) -> Learner:
         """The learner with its target parameters set to the online ones (hard copy).

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moerl.agents.value import Batch, Params, ValueAgent
+from moerl.agents.value import Batch, Learner, Params, ValueAgent
 from moerl.analysis import dormant, features, ntk
 from moerl.analysis.features import Array
 from moerl.networks.q_network import NetworkOutput
@@ -104,12 +104,12 @@ def empirical_ntk(agent: ValueAgent, snapshot: Snapshot, batch: Batch) -> Array:
     Gradients are with respect to all online parameters; targets come from the stored target
     parameters and are held fixed.
     """
-    targets = np.asarray(_targets(agent, snapshot.target_params, batch))
+    targets = _targets(agent, snapshot.target_params, batch)
     width = sum(leaf.size for leaf in jax.tree.leaves(snapshot.params))
 
     def row(index: int) -> ntk.Gradient:
-        transition = jax.tree.map(lambda x: x[index], batch)
-        return np.asarray(_gradient(agent, snapshot.params, targets[index], transition))
+        alone = jax.tree.map(lambda x: x[index : index + 1], (targets, batch))
+        return np.asarray(_gradient(agent, snapshot.params, *alone))
 
     return ntk.gradient_gram(row, len(targets), width)
 
@@ -117,20 +117,20 @@ def empirical_ntk(agent: ValueAgent, snapshot: Snapshot, batch: Batch) -> Array:
 # One transition at a time: on CPU a mapped gradient becomes grouped convolutions, which are slower
 # than this loop, and all gradients at once would not fit into memory for wide baselines.
 @partial(jax.jit, static_argnames="agent")
-def _gradient(agent: ValueAgent, params: Params, target: jax.Array, transition: Batch) -> jax.Array:
-    """Gradient `[W]` of one transition's loss, all parameters concatenated."""
-    gradient = jax.grad(agent.loss_one)(params, target, transition)
+def _gradient(agent: ValueAgent, params: Params, target: jax.Array, batch: Batch) -> jax.Array:
+    """Gradient `[W]` of the loss of a batch of one, all parameters concatenated."""
+    gradient = jax.grad(agent.loss)(params, target, batch)
     return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(gradient)])
 
 
 @partial(jax.jit, static_argnames="agent")
 def _targets(agent: ValueAgent, target_params: Params, batch: Batch) -> jax.Array:
-    return jax.vmap(agent.target_one, in_axes=(None, 0))(target_params, batch)
+    return agent.targets(Learner(params={}, target_params=target_params, opt_state=()), batch)
 
 
 @partial(jax.jit, static_argnames="agent")
 def _outputs(agent: ValueAgent, params: Params, states: jax.Array) -> NetworkOutput:
-    return jax.vmap(agent.evaluate, in_axes=(None, 0))(params, states)
+    return agent.evaluate(params, states)
 
 
 def _dormancy(outputs: NetworkOutput) -> Metrics:

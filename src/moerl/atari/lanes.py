@@ -7,6 +7,7 @@ index), so an episode is a pure function of its actions, whatever ran before or 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,7 +46,6 @@ class AtariLanes:
         run_seeds: Sequence[int],
         sticky_actions: float,
         max_episode_steps: int,
-        num_threads: int,
     ) -> None:
         ALEInterface.setLoggerMode(LoggerMode.Error)
         self._run_seeds = tuple(run_seeds)
@@ -54,7 +54,7 @@ class AtariLanes:
         self._env = AtariVectorEnv(
             rom,
             len(self._run_seeds),
-            num_threads=min(num_threads, len(self._run_seeds)),
+            num_threads=min(len(os.sched_getaffinity(0)), len(self._run_seeds)),
             stack_num=1,
             noop_max=0,
             use_fire_reset=False,
@@ -62,7 +62,7 @@ class AtariLanes:
             repeat_action_probability=sticky_actions,
             max_num_frames_per_episode=frame_cap,
         )
-        self.num_actions = int(self._env.single_action_space.n)
+        self.num_actions = len(self._env.ale.get_action_set())
         self._env.reset(seed=np.array([episode_seed(s, 0) for s in self._run_seeds]))
 
     def __len__(self) -> int:
@@ -72,7 +72,7 @@ class AtariLanes:
         """Start episode `episodes[lane]` in each named lane; returns their first frames `[84, 84]`."""
         mask = np.zeros(len(self), dtype=np.bool_)
         mask[list(episodes)] = True
-        seeds = np.array([episode_seed(self._run_seeds[i], episodes[i]) for i in np.flatnonzero(mask)])
+        seeds = np.array([episode_seed(self._run_seeds[i], episodes[i]) for i in sorted(episodes)])
         frames, _ = self._env.reset(seed=seeds, options={"reset_mask": mask})
         return {lane: frames[lane, 0].copy() for lane in episodes}
 

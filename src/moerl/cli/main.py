@@ -50,7 +50,6 @@ def _seeds(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]
 @click.option("--milestone", required=True, help="How far to train: one of the study's milestones, as 50M.")
 @click.option("--state", type=_FILE, required=True, help="Folder for in-progress state.")
 @click.option("--expect-spec", metavar="DIGEST", help="Refuse if the study now resolves to another spec.")
-@click.option("--threads", default=1, show_default=True, help="CPU threads for emulators and XLA.")
 @click.option("--runtime-minutes", type=float, help="Save and leave (exit 75) before this much time is up.")
 @click.option(
     "--margin-seconds", default=120.0, show_default=True, help="How long before that. Needs a save to fit in."
@@ -66,7 +65,6 @@ def train(
     milestone: str,
     state: Path,
     expect_spec: str | None,
-    threads: int,
     runtime_minutes: float | None,
     margin_seconds: float,
     save_every_seconds: float,
@@ -76,9 +74,7 @@ def train(
 
     study = load_study(study_path)
     deadline = None if runtime_minutes is None else runtime_minutes * 60 - margin_seconds
-    job = TrainJob(
-        Cell(agent, variant, game), seeds, milestone, results, state, threads, deadline, save_every_seconds
-    )
+    job = TrainJob(Cell(agent, variant, game), seeds, milestone, results, state, deadline, save_every_seconds)
     train_job(study, job, expect_spec)
 
 
@@ -89,16 +85,13 @@ def train(
 @click.option("--variant", required=True)
 @click.option("--game", required=True)
 @click.option("--seed", type=int, required=True)
-@click.option("--threads", default=1, show_default=True, help="CPU threads for XLA.")
-def analyse(
-    study_path: Path, results: Path, agent: str, variant: str, game: str, seed: int, threads: int
-) -> None:
+def analyse(study_path: Path, results: Path, agent: str, variant: str, game: str, seed: int) -> None:
     """Dormant neurons, empirical NTK, feature norm and effective ranks of one run's snapshots."""
-    from moerl.cli.train import limit_threads
+    from moerl.cli.train import configure_jax
     from moerl.study.paths import analysis_file, run_dir
 
     study = load_study(study_path)
-    limit_threads(threads)
+    configure_jax(study.cpu_threads)
     from moerl.analysis import stage
 
     run = Run(agent, variant, game, seed, study.milestone(_analysis_milestone(study)))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
+import platform
 import sys
 import time
 from collections.abc import Sequence
@@ -32,14 +34,24 @@ class TrainJob:
     milestone: str
     results: Path
     state: Path
-    threads: int
     deadline_seconds: float | None
     save_every_seconds: float
 
 
-def limit_threads(threads: int) -> None:
-    """Size XLA's CPU thread pool; must come before JAX is first used in the process."""
+def configure_jax(threads: int) -> None:
+    """Size XLA's CPU thread pool and turn on its compilation cache, shared by all jobs of a user.
+
+    Must come before JAX is first used in the process. `JAX_COMPILATION_CACHE_DIR` moves the cache.
+    """
     os.environ["PJRT_NPROC"] = str(threads)
+    # Machine code is cached: one folder per kind of CPU, so that a mixed cluster can share a home.
+    cpu = Path("/proc/cpuinfo")
+    flags = next((line for line in cpu.open() if line.startswith("flags")), "") if cpu.exists() else ""
+    kind = hashlib.sha256(f"{platform.machine()} {flags}".encode()).hexdigest()[:12]
+    home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(home / "moerl" / f"jax-{kind}"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 
 
 def train_job(study: Study, job: TrainJob, expect_spec: str | None) -> None:
@@ -52,9 +64,9 @@ def train_job(study: Study, job: TrainJob, expect_spec: str | None) -> None:
     if expect_spec is not None and expect_spec != spec.digest():
         raise UserError(
             f"{study.path}: {job.cell.agent} {job.cell.variant} {job.cell.game} now resolves to spec "
-            f"{spec.digest()}, the job was planned for {expect_spec}: the study was edited meanwhile; plan again"
+            f"{spec.digest()}, the job was planned for {expect_spec}: the study was edited; plan again"
         )
-    limit_threads(job.threads)
+    configure_jax(spec.cpu_threads)
     from moerl.cli.main import EXIT_LEFT_EARLY
     from moerl.training.checkpoint import RunFolders
     from moerl.training.lane import DivergedError
@@ -66,7 +78,7 @@ def train_job(study: Study, job: TrainJob, expect_spec: str | None) -> None:
         run.seed: RunFolders(state_dir(job.state, run) / run.milestone, run_dir(job.results, run))
         for run in runs
     }
-    options = Options(job.threads, job.save_every_seconds, job.deadline_seconds)
+    options = Options(job.save_every_seconds, job.deadline_seconds)
     heartbeat = Heartbeat([folder.state for folder in folders.values()], study.milestones[job.milestone])
     try:
         train(spec, study.games[job.cell.game].rom, folders, iterations, options, heartbeat)
@@ -85,6 +97,7 @@ class Heartbeat:
         self._states, self._target = states, target_frames
 
     def __call__(self, lanes: Sequence[Lane], frames_per_second: float) -> None:
+        """Report the lanes of the job; rates are this process's."""
         for state, lane in zip(self._states, lanes, strict=True):
             frames = lane.agent_steps * FRAMES_PER_STEP
             facts = {

@@ -22,7 +22,8 @@ def analysis_figure(table: pd.DataFrame, spec: FigureSpec) -> Figure:
     looks = styles(series.name for series in spec.series)
     figure = Figure((PAGE, ROW_HEIGHT * len(spec.games) + 0.75))
     axes = figure.subplots(len(spec.games), len(spec.metrics), squeeze=False, sharex=True)
-    unit, label = frames_axis(table["frame"].max())
+    end = table["frame"].max()
+    unit, label = frames_axis(end)
     cells = dict(list(table.groupby(["game", "metric"])))
     for row, game in enumerate(spec.games):
         for column, metric in enumerate(spec.metrics):
@@ -34,7 +35,7 @@ def analysis_figure(table: pd.DataFrame, spec: FigureSpec) -> Figure:
                 ax.set_xlabel(label)
             if metric.name != "return":
                 from_zero(ax)
-            ticks(ax)
+            ticks(ax, end / unit)
         axes[row, 0].set_ylabel(game, fontweight="bold")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     legend = figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 
-from moerl.figures.style import SeriesStyle
+from moerl.figures.style import SeriesStyle, round_steps
 
 GROUP = 0.78  # share of a category's width that its bars fill
 
@@ -53,6 +53,7 @@ def grouped_bars(
     ax.set_xticks(range(len(categories)), categories)
     ax.set_xlim(-0.5, len(categories) - 0.5)
     ax.tick_params(axis="x", length=0)
+    ax.yaxis.set_major_locator(round_steps())
     return ax
 
 

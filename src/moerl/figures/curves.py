@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter
 
-from moerl.figures.style import SeriesStyle
+from moerl.figures.style import SeriesStyle, round_steps
 
 Values = npt.NDArray[np.float64]
 
@@ -65,16 +65,19 @@ def from_zero(ax: Axes) -> Axes:
 
     For quantities that cannot be negative; call it when everything is drawn.
     """
-    top = max(ax.dataLim.ymax, 0.0)
-    ax.set_ylim(-0.05 * top, 1.08 * top) if top > 0 else ax.set_ylim(-0.05, 1.0)
+    top = ax.dataLim.ymax if np.isfinite(ax.dataLim.ymax) and ax.dataLim.ymax > 0 else 1.0
+    ax.set_ylim(-0.05 * top, 1.08 * top)
     return ax
 
 
-def ticks(ax: Axes) -> Axes:
-    """Few, round ticks from frame 0 on, and 400k instead of 400000; call it when everything is drawn."""
-    ax.set_xlim(left=0)
+def ticks(ax: Axes, end: float) -> Axes:
+    """Round ticks from 0 to the `end` of training (in units of the x axis), 400k instead of 400000.
+
+    Call it when everything is drawn.
+    """
+    ax.set_xlim(0, 1.03 * end)  # room for the last marker
     for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+        axis.set_major_locator(round_steps())
     if max(np.abs(ax.get_ylim())) >= 10_000:
         ax.yaxis.set_major_formatter(FuncFormatter(_thousands))
     return ax

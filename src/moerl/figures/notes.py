@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.textpath import TextPath
 
 from moerl.figures.style import MUTED, WARNING
 from moerl.study.expansion import Study
 
 SIZE = 5.5  # points
 _LINE = SIZE * 1.35 / 72  # inches
-_CHARACTER = SIZE * 0.53 / 72  # inches, on average in DejaVu Sans
 _MARGIN = 0.06  # inches
 _NAMED = 6  # missing runs named on the face; the table names all
 
@@ -50,16 +49,29 @@ def missing_note(missing: Sequence[str]) -> str | None:
 
 
 def finish(figure: Figure, reduced: str | None, missing: str | None) -> None:
-    """Write the notes at the foot of `figure` and lay the rest out above them."""
+    """Write the notes below everything else, on space added for them, and lay the figure out."""
     width, height = figure.get_size_inches()
-    columns = int((width - 2 * _MARGIN) / _CHARACTER)
     blocks = [(missing, WARNING), (reduced, MUTED)]
-    lines = [(line, colour) for text, colour in blocks if text for line in textwrap.wrap(text, columns)]
-    for row, (line, colour) in enumerate(reversed(lines)):
-        y = (_MARGIN + row * _LINE) / height
+    lines = [(line, colour) for text, colour in blocks if text for line in wrap(text, width - 2 * _MARGIN)]
+    foot = _MARGIN + len(lines) * _LINE if lines else 0.0
+    figure.set_size_inches(width, height + foot)
+    for row, (line, colour) in enumerate(lines):
+        y = (foot - (row + 1) * _LINE) / (height + foot)
         figure.text(_MARGIN / width, y, line, fontsize=SIZE, color=colour, va="bottom", parse_math=False)
-    foot = (_MARGIN + len(lines) * _LINE) / height if lines else 0.0
-    figure.set_layout_engine(ConstrainedLayoutEngine(rect=(0, foot, 1, 1 - foot)))
+    share = foot / (height + foot)
+    figure.set_layout_engine(ConstrainedLayoutEngine(rect=(0, share, 1, 1 - share)))
+
+
+def wrap(text: str, width: float) -> list[str]:
+    """Lines of `text` that are at most `width` inches wide in the notes' size."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and TextPath((0, 0), longer, size=SIZE).get_extents().width / 72 <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
 
 
 def absent_panel(ax: Axes, reason: str) -> Axes:

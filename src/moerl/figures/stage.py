@@ -23,6 +23,8 @@ def run(study: Study, figure_name: str, results: Path, allow_partial: bool = Fal
     """
     spec = study.figure(figure_name)
     source = table_files(results, figure_name)[0]
+    if not source.is_file():
+        raise UserError(f"{source}: does not exist; the figure is drawn from it, make the table first")
     table = pd.read_csv(source, dtype={"missing_runs": str, "games_left_out": str, "n_seeds": str})
     missing = missing_runs(table)
     if missing and not allow_partial:

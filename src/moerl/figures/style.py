@@ -15,6 +15,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 COLUMN = 3.25  # inches: one column
 PAGE = 6.75  # inches: both columns
@@ -109,6 +110,11 @@ def styles(names: Iterable[str]) -> dict[str, SeriesStyle]:
             raise ValueError(f"more than {len(SPARE)} series without a fixed colour; the last: {name!r}")
         chosen[name] = style
     return chosen
+
+
+def round_steps() -> MaxNLocator:
+    """Tick locator of every value axis: at most seven ticks at round numbers."""
+    return MaxNLocator(6, steps=[1, 2, 2.5, 5, 10])
 
 
 def save(figure: Figure, files: Iterable[Path]) -> None:

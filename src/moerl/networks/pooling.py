@@ -9,6 +9,7 @@ Axes: H height, W width, C channels, O = ceil(H/2) output height; leading axes a
 from __future__ import annotations
 
 from functools import partial
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +55,7 @@ def _pool(x: jax.Array, image_shape: tuple[int, int]) -> jax.Array:
     """Pool `x`, whose height and width are `image_shape` (the backward pass needs them)."""
     ones = (1,) * (x.ndim - 3)
     window, strides = (*ones, WINDOW, WINDOW, 1), (*ones, STRIDE, STRIDE, 1)
-    return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, "SAME")
+    return cast(jax.Array, lax.reduce_window(x, -jnp.inf, lax.max, window, strides, "SAME"))
 
 
 def _pool_forward(x: jax.Array, image_shape: tuple[int, int]) -> tuple[jax.Array, jax.Array]:

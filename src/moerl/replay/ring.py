@@ -95,7 +95,8 @@ class FrameRing:
         earlier = (indices[:, None] + self._behind[:-1]) % self.capacity
         ok &= ~self.terminals[earlier].any(axis=1)
         window = (indices[:, None] + self._ahead) % self.capacity
-        return ok & ~self._cut[window].any(axis=1)
+        ok &= ~self._cut[window].any(axis=1)
+        return ok
 
     def sample_indices(self, rng: np.random.Generator, batch_size: int) -> Indices:
         """Draw `batch_size` valid slots uniformly, with replacement, by rejection.

@@ -14,6 +14,19 @@ import pandas as pd
 from moerl.study.errors import UserError
 
 RETURN_COLUMNS = ("iteration", "frame", "mean_return")
+SCORE_COLUMNS = (
+    "panel",
+    "series",
+    "x",
+    "agent",
+    "variant",
+    "game",
+    "seed",
+    "iteration",
+    "frame",
+    "mean_return",
+    "human_normalised",
+)
 ANALYSIS_COLUMNS = ("iteration", "frame", "metric", "value")
 
 
@@ -48,6 +61,11 @@ def read_analysis(path: Path, metrics: list[str]) -> pd.DataFrame:
     wanted = table[table["metric"].isin(metrics)].reset_index(drop=True)
     _refuse_non_finite(path, wanted["iteration"], wanted["value"], "value")
     return wanted
+
+
+def read_scores(path: Path) -> pd.DataFrame:
+    """One figure's tidy scores, as the stage `scores` wrote them. Raises UserError if they are not there."""
+    return _read(path, SCORE_COLUMNS)
 
 
 def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:

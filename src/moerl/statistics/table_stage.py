@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from moerl.statistics import latex
-from moerl.statistics.readers import read_analysis
+from moerl.statistics.readers import read_analysis, read_scores
 from moerl.statistics.scores_stage import Shown, shown_runs
 from moerl.statistics.tables import Missing, analysis_table, bar_table, readouts
 from moerl.study.errors import UserError
@@ -28,7 +28,7 @@ def run(study: Study, figure_name: str, results: Path, allow_partial: bool = Fal
         UserError: A run is missing (unless `allow_partial`), or there is nothing to aggregate.
     """
     figure = study.figure(figure_name)
-    scores = pd.read_parquet(scores_file(results, figure_name))
+    scores = read_scores(scores_file(results, figure_name))
     build = {"bars": _bars, "analysis": _analysis}[figure.kind]
     table = build(study, figure, scores, results)
     lacking = table.loc[table["missing_runs"] != "", "missing_runs"]

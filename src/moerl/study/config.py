@@ -78,6 +78,8 @@ class StudyFile(Frozen):
     milestones: Milestones
     early_readout: Frames | None = None
     """Second read-out of bar figures (paper App. A: 40M frames)."""
+    cpu_threads: PositiveInt = 1
+    """XLA threads per job on a CPU; part of the spec, because it changes rounding."""
     snapshot_every: NonNegativeInt
     """Iterations between the snapshots that analysis figures need."""
 
@@ -195,6 +197,7 @@ def load_study(path: Path) -> Study:
         iteration_frames=file.iteration_frames,
         milestone_frames={"short": file.milestones.short, "full": file.milestones.full},
         early_readout=file.early_readout,
+        cpu_threads=file.cpu_threads,
         snapshot_every=file.snapshot_every,
         deviations=_deviations(file),
     )

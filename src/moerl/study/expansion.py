@@ -65,6 +65,7 @@ class Study:
     milestone_frames: dict[str, int]
     early_readout: int | None
     snapshot_every: int
+    cpu_threads: int
     deviations: tuple[str, ...]
 
     def milestone(self, which: str) -> str:
@@ -151,6 +152,7 @@ class Study:
                 iteration_steps=self.iteration_frames // FRAMES_PER_STEP,
                 snapshot_every=self.snapshot_every if cell in self.analysed_cells else 0,
             ),
+            cpu_threads=self.cpu_threads,
             revision=TRAINING_REVISION["value"],
         )
 

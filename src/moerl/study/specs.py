@@ -152,6 +152,9 @@ class TrainSpec(Frozen):
     hyper: AgentSpec
     network: NetworkSpec
     schedule: Schedule
+    cpu_threads: PositiveInt = 1
+    """XLA's CPU thread pool. Convolutions are split among it, which changes the rounding of sums:
+    runs on a CPU compare bit for bit only under the same number (whatever the number of cores)."""
     revision: PositiveInt
     """`TRAINING_REVISION` of the agent's family."""
 

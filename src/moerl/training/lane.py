@@ -83,7 +83,7 @@ class Lane:
         """A run that has not taken a step."""
         hyper = spec.hyper
         ring = FrameRing(hyper.replay_capacity, hyper.n_step, hyper.gamma)
-        return cls(spec, seed, agent.init(jax.random.key(seed)), ring)
+        return cls(spec, seed, jax.jit(agent.init)(jax.random.key(seed)), ring)
 
     def begin_episode(self, frame: Frame) -> None:
         """Start an episode on its first frame; the frames before it are zeros."""
@@ -139,8 +139,8 @@ class Lane:
         bad = np.flatnonzero(~np.isfinite(losses))
         if len(bad):
             raise DivergedError(
-                f"{self.spec.agent} {self.spec.variant} {self.spec.game} seed {self.seed}: diverged, the loss "
-                f"became {losses[bad[0]]} at gradient step {self.gradient_steps - len(losses) + bad[0]}"
+                f"{self.spec.agent} {self.spec.variant} {self.spec.game} seed {self.seed}: diverged, loss "
+                f"{losses[bad[0]]} at gradient step {self.gradient_steps - len(losses) + bad[0]}"
             )
         return losses
 
@@ -194,9 +194,9 @@ class Lane:
         log: ActionLog,
     ) -> Lane:
         """A lane from its checkpoint; its replay and running episode still have to be regenerated."""
-        lane = cls.fresh(spec, seed, agent)
-        lane.learner = fill_leaves(lane.learner, tensors)
-        lane.log = log
+        template = jax.eval_shape(agent.init, jax.random.key(seed))
+        ring = FrameRing(spec.hyper.replay_capacity, spec.hyper.n_step, spec.hyper.gamma)
+        lane = cls(spec, seed, fill_leaves(template, tensors), ring, log)
         lane.agent_steps, lane.gradient_steps = meta["agent_steps"], meta["gradient_steps"]
         lane.rows = [IterationRow(**row) for row in meta["rows"]]
         lane.iteration_start = meta["iteration_start"]

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from moerl.agents.value import Batch, ValueAgent
@@ -39,7 +38,6 @@ class LeftEarlyError(Exception):
 class Options:
     """How training is executed; nothing here changes its numbers."""
 
-    threads: int = 1
     save_every_seconds: float = 1800.0
     deadline_seconds: float | None = None
     """Leave in time if training takes longer than this."""
@@ -69,12 +67,10 @@ class Pack:
         self._greedy = jax.jit(self.agent.greedy_action)
 
     @classmethod
-    def create(cls, spec: TrainSpec, rom: str, lanes: list[Lane], agent: ValueAgent, threads: int) -> Pack:
+    def create(cls, spec: TrainSpec, rom: str, lanes: list[Lane], agent: ValueAgent) -> Pack:
         """Open the emulators and bring every lane's replay and game to where its log ends."""
         hyper = spec.hyper
-        env = AtariLanes(
-            rom, [lane.seed for lane in lanes], hyper.sticky_actions, hyper.max_episode_steps, threads
-        )
+        env = AtariLanes(rom, [lane.seed for lane in lanes], hyper.sticky_actions, hyper.max_episode_steps)
         if env.num_actions != spec.num_actions:
             raise StateError(
                 f"{spec.game} has {env.num_actions} actions here; the games table says {spec.num_actions}"
@@ -133,8 +129,7 @@ class Pack:
                     lane.pending_losses.append(loss)
                     lane.gradient_steps += 1
             if lane.agent_steps % hyper.target_update_period == 0:
-                # A real copy: the update donates its input's buffers.
-                lane.learner = lane.learner.replace(target_params=jax.tree.map(jnp.copy, lane.learner.params))
+                lane.learner = self.agent.sync_target(lane.learner)
         lane.agent_steps += 1
 
     def _choose(self, lane: Lane) -> int:
@@ -165,7 +160,7 @@ def train(
         for folders in runs.values():
             locks.enter_context(folders.lock())
         lanes = [folders.find(spec, seed, iterations, agent) for seed, folders in runs.items()]
-        pack = Pack.create(spec, rom, lanes, agent, options.threads)
+        pack = Pack.create(spec, rom, lanes, agent)
         clock = _Clock(started, options, lanes, list(runs.values()))
         active = []
         for i, (lane, folders) in enumerate(zip(lanes, runs.values(), strict=True)):

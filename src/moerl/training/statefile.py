@@ -27,7 +27,7 @@ class StateError(Exception):
 def _digest(tensors: Tensors, meta: str) -> str:
     digest = hashlib.sha256(meta.encode())
     for name in sorted(tensors):
-        value = np.ascontiguousarray(tensors[name])
+        value = np.asarray(tensors[name], order="C")
         digest.update(f"\0{name}\0{value.dtype.str}\0{value.shape}\0".encode())
         digest.update(value.data if value.size else b"")
     return digest.hexdigest()
@@ -38,7 +38,7 @@ def dump(tensors: Tensors, meta: dict[str, Any]) -> bytes:
     text = json.dumps(meta, sort_keys=True, allow_nan=False)
     # One metadata key only: safetensors writes several in hash order.
     header = json.dumps({"digest": _digest(tensors, text), "meta": text}, sort_keys=True)
-    return save({name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}, {"moerl": header})
+    return save({name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}, {"moerl": header})
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -1,0 +1,15 @@
+# `snakemake` alone runs the demo study; workflow/Snakefile is the table of contents.
+
+
+include: "workflow/Snakefile"
+
+
+# Here and not among the rules: Snakemake forgets a default target that an included file sets.
+rule all:
+    default_target: True
+    input:
+        [products(figure) for figure in study.figures],
+        RESULTS / "manifest.json",
+    localrule: True
+    message:
+        "Study {study.name} is complete: {RESULTS}"

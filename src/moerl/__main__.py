@@ -1,0 +1,5 @@
+"""`python -m moerl` is the `moerl` command."""
+
+from moerl.cli.main import main
+
+main()

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from moerl.figures.bars import grouped_bars
+from moerl.figures.curves import band_curve, frames_axis, from_zero, ticks
+from moerl.figures.notes import SIZE, absent_panel, finish, missing_note
+from moerl.figures.style import SERIES, SPARE, paper_style, save, styles
+
+NAN = float("nan")
+
+
+@pytest.fixture
+def ax() -> Iterator[Axes]:
+    with paper_style():
+        yield Figure().subplots()
+
+
+def rectangles(ax: Axes) -> list[Rectangle]:
+    return [patch for patch in ax.patches if isinstance(patch, Rectangle)]
+
+
+def test_methods_keep_their_look_whatever_else_is_drawn() -> None:
+    assert styles(["SoftMoE", "Mine"])["SoftMoE"] == styles(["Other", "Baseline", "SoftMoE"])["SoftMoE"]
+    assert styles(["Mine", "Yours"]) == {"Mine": SPARE[0], "Yours": SPARE[1]}
+    looks = [*SERIES.values(), *SPARE]
+    assert len({look.colour for look in looks}) == len({look.marker for look in looks}) == len(looks)
+    with pytest.raises(ValueError, match="'m5'"):
+        styles(f"m{i}" for i in range(6))
+
+
+def test_bars_stand_where_and_as_high_as_they_should(ax: Axes) -> None:
+    series = {
+        "Baseline": np.array([[1.0, 0.8, 1.3], [0.5, 0.4, 0.6]]),
+        "SoftMoE": np.array([[2.0, NAN, NAN], [NAN, NAN, NAN]]),
+    }
+    assert grouped_bars(ax, ["1", "8"], series, styles(series)) is ax
+    bars = rectangles(ax)
+    assert [bar.get_height() for bar in bars[:3]] == [1.0, 0.5, 2.0]
+    assert np.isnan(bars[3].get_height())
+    assert all(bar.get_y() == 0 for bar in bars)
+    left, right = bars[0], bars[2]
+    assert left.get_x() + left.get_width() == pytest.approx(right.get_x())  # they touch, not overlap
+    assert left.get_x() + left.get_width() == pytest.approx(0.0)  # the group is centred on its tick
+    assert to_hex(left.get_facecolor()).upper() == SERIES["Baseline"].colour
+    stems = [list(line.get_ydata()) for line in ax.lines if len(set(line.get_xdata())) == 1]
+    assert stems == [[0.8, 1.3], [0.4, 0.6]]  # none where there is no interval
+
+
+def test_an_interval_may_lie_beside_its_point(ax: Axes) -> None:
+    grouped_bars(ax, ["1"], {"Baseline": np.array([[1.0, 1.1, 1.2]])}, styles(["Baseline"]))
+    assert [1.1, 1.2] in [list(line.get_ydata()) for line in ax.lines]
+
+
+def test_curves_have_their_line_and_band(ax: Axes) -> None:
+    x, y = np.array([1.0, 2.0, 3.0]), np.array([5.0, 6.0, 7.0])
+    assert band_curve(ax, "SoftMoE", SERIES["SoftMoE"], x, y, (y - 1, y + 2)) is ax
+    (line,) = ax.lines
+    np.testing.assert_array_equal(line.get_xydata(), np.column_stack([x, y]))
+    (band,) = ax.collections
+    assert isinstance(band, PolyCollection)
+    vertices = band.get_paths()[0].vertices
+    assert {tuple(v) for v in vertices} >= {(1.0, 4.0), (3.0, 6.0), (1.0, 7.0), (3.0, 9.0)}
+
+
+def test_curves_without_a_band_or_without_points(ax: Axes) -> None:
+    nothing = np.array([NAN, NAN])
+    band_curve(ax, "a", SPARE[0], np.array([1.0, 2.0]), np.array([1.0, 2.0]), (nothing, nothing))
+    band_curve(ax, "b", SPARE[1], nothing[:0], nothing[:0], (nothing[:0], nothing[:0]))
+    assert not ax.collections
+    assert [line.get_label() for line in ax.lines] == ["a", "b"]  # both in the legend
+
+
+def test_frames_are_counted_in_readable_units() -> None:
+    assert frames_axis(50_000_000)[0] == 1e6
+    assert "millions" in frames_axis(1_000_000)[1]
+    assert frames_axis(8_000) == (1e3, "Number of Frames\n(in thousands)")
+
+
+@pytest.mark.parametrize("top", [0.0, 0.4, 30.0])
+def test_a_curve_along_zero_stays_visible(ax: Axes, top: float) -> None:
+    ax.plot([1, 2], [0, top])
+    low, high = from_zero(ax).get_ylim()
+    assert low < 0 < max(top, 0.1) < high
+    assert -low < 0.1 * high
+
+
+def test_large_values_are_read_in_thousands(ax: Axes) -> None:
+    ax.plot([1, 50], [-20_000, 400_000])
+    ax.figure.draw_without_rendering()
+    ticks(ax, 50).figure.draw_without_rendering()
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert {"0", "200k", "400k"} <= set(labels)
+    assert ax.get_xlim() == (0, pytest.approx(51.5))
+
+
+def test_an_absent_panel_says_why(ax: Axes) -> None:
+    assert [text.get_text() for text in absent_panel(ax, "not in this study").texts] == ["not in this study"]
+
+
+def test_long_lists_of_missing_runs_are_cut_and_counted() -> None:
+    assert missing_note([]) is None
+    assert missing_note(["a", "b"]) == "INCOMPLETE, missing: a, b."
+    assert missing_note([str(i) for i in range(9)]) == (
+        "INCOMPLETE, missing: 0, 1, 2, 3, 4, 5 and 3 more (named in the table)."
+    )
+
+
+def test_notes_stay_on_the_page_and_off_the_axes() -> None:
+    with paper_style():
+        figure = Figure((3.25, 2.0), dpi=300)  # as saved: hinting widens text below that
+        ax = figure.subplots()
+        ax.set_xlabel("Number of Experts")
+        finish(figure, "A reduced study, " * 12, "INCOMPLETE " * 20)
+        figure.draw_without_rendering()
+        page = figure.bbox
+        notes = [text.get_window_extent() for text in figure.texts]
+        assert len(notes) > 4
+        assert all(n.x0 >= 0 and n.x1 <= page.x1 and n.y0 >= 0 for n in notes)
+        ordered = sorted(notes, key=lambda n: n.y0)
+        assert all(a.y1 <= b.y0 + 0.25 * SIZE * 300 / 72 for a, b in pairwise(ordered))
+        assert max(n.y1 for n in notes) < ax.get_tightbbox().y0
+
+
+def test_saving_leaves_no_time_or_version_in_the_files(tmp_path) -> None:
+    with paper_style():
+        figure = Figure((2, 1))
+        figure.subplots().plot([1, 2])
+        save(figure, [tmp_path / f"new/f.{suffix}" for suffix in ("pdf", "png", "svg")])
+    for file in (tmp_path / "new").iterdir():
+        assert not any(word in file.read_bytes() for word in (b"atplotlib v", b"CreationDate", b"<dc:date>"))

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic_study import write_runs
+
+from moerl.statistics import scores_stage
+from moerl.study.errors import UserError
+from moerl.study.expansion import Study
+from moerl.study.paths import run_dir, scores_file
+
+
+def scores(study: Study, figure: str, results: Path) -> pd.DataFrame:
+    scores_stage.run(study, figure, results)
+    return pd.read_parquet(scores_file(results, figure))
+
+
+def test_every_run_of_the_figure_once_in_its_order(study: Study, results: Path) -> None:
+    table = scores(study, "fig01", results)
+    assert list(table.columns) == [
+        *("panel", "series", "x", "agent", "variant", "game", "seed"),
+        *("iteration", "frame", "mean_return", "human_normalised"),
+    ]
+    assert len(table) == 3 * 4 * 3 * 3 * 8  # series, x, games, seeds, iterations
+    assert table["panel"].unique().tolist() == ["DQN"]  # Rainbow is not in the study
+    assert table["series"].unique().tolist() == ["Baseline", "SoftMoE", "Top1-MoE"]
+    assert table["x"].unique().tolist() == [1, 2, 4, 8]
+    assert table.loc[table["x"] == 4, "variant"].unique().tolist() == [
+        "cnn-baseline-x4",
+        "cnn-softmoe4",
+        "cnn-top1-4",
+    ]
+
+
+def test_values_come_from_the_run_and_are_normalised(study: Study, results: Path) -> None:
+    table = scores(study, "fig01", results)
+    run = study.figure_runs(study.figure("fig01"))[4]
+    assert (run.game, run.seed) == ("Pong", 1)
+    rows = table[(table["variant"] == run.variant) & (table["game"] == "Pong") & (table["seed"] == 1)]
+    returns = pd.read_parquet(run_dir(results, run) / "returns.parquet")
+    np.testing.assert_array_equal(rows["mean_return"], returns["mean_return"])
+    np.testing.assert_array_equal(rows["frame"], returns["frame"])
+    np.testing.assert_allclose(rows["human_normalised"], (returns["mean_return"] + 20.7) / 35.3)
+    assert table.loc[table["game"] == "AirRaid", "human_normalised"].isna().all()
+
+
+def test_without_a_scaling_axis_x_is_null(study: Study, results: Path) -> None:
+    table = scores(study, "fig10", results)
+    assert table["x"].isna().all()
+    assert table["iteration"].max() == 5  # the short milestone
+
+
+def test_missing_runs_are_refused_unless_allowed(study: Study, results: Path) -> None:
+    run = study.figure_runs(study.figure("fig01"))[4]
+    path = run_dir(results, run) / "returns.parquet"
+    path.unlink()
+    with pytest.raises(UserError, match=rf"fig01: 1 of 108 runs have no returns.*{path}"):
+        scores_stage.run(study, "fig01", results)
+    scores_stage.run(study, "fig01", results, allow_partial=True)
+    table = pd.read_parquet(scores_file(results, "fig01"))
+    assert len(table) == 107 * 8
+
+
+def test_nothing_at_all_is_refused_even_if_partial_is_allowed(study: Study, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="108 of 108"):
+        scores_stage.run(study, "fig01", tmp_path / "empty", allow_partial=True)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda t: t.assign(mean_return=t["mean_return"].where(t["iteration"] != 3)),
+            "iteration 3 is not finite",
+        ),
+        (lambda t: t.iloc[:-1], "expected iterations 0 to 7, found 7 rows ending at 6"),
+        (lambda t: t.iloc[::-1], "expected iterations 0 to 7"),
+        (lambda t: t.drop(columns="frame"), "lacks the column 'frame'"),
+    ],
+)
+def test_untrustworthy_returns_are_refused_by_name(study: Study, results: Path, damage, message: str) -> None:
+    path = run_dir(results, study.figure_runs(study.figure("fig01"))[0]) / "returns.parquet"
+    damage(pd.read_parquet(path)).to_parquet(path, index=False)
+    with pytest.raises(UserError, match=message) as caught:
+        scores_stage.run(study, "fig01", results, allow_partial=True)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_torn_file_is_refused_by_name(study: Study, results: Path) -> None:
+    path = run_dir(results, study.figure_runs(study.figure("fig01"))[0]) / "returns.parquet"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(UserError, match="not a readable Parquet file") as caught:
+        scores_stage.run(study, "fig01", results)
+    assert str(path) in str(caught.value)
+
+
+def test_the_same_bytes_again(make_study: Callable[..., Study], tmp_path: Path) -> None:
+    study = make_study(games="Pong", seeds="0")
+    for folder in ("one", "two"):
+        write_runs(study, "fig01", tmp_path / folder)
+        scores_stage.run(study, "fig01", tmp_path / folder)
+    one, two = (scores_file(tmp_path / folder, "fig01").read_bytes() for folder in ("one", "two"))
+    assert one == two

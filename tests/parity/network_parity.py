@@ -1,0 +1,142 @@
+"""What both parity tests compare: moerl's networks and update on the oracle's inputs."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import numpy as np
+
+from moerl.agents.value import Batch, ValueAgent
+from moerl.study.specs import AgentSpec, NetworkSpec
+
+ROOT = Path(__file__).parents[2]
+TOLERANCE = 1e-5
+"""Largest accepted norm of a difference, relative to the norm of the oracle's tensor."""
+
+
+def load_inputs() -> ModuleType:
+    """The module that makes inputs and summaries on both sides, loaded from the oracle's folder."""
+    path = ROOT / "envs" / "oracle_inputs.py"
+    spec = importlib.util.spec_from_file_location("oracle_inputs", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+inputs = load_inputs()
+
+
+def network_spec(case: str) -> NetworkSpec:
+    """The network variant named `case`, as in config/networks.yaml."""
+    encoder, module = case.split("-", 1)
+    if module.startswith("baseline"):
+        width = int(module.removeprefix("baseline").removeprefix("-x") or 1)
+        fields = {"module": "baseline", "width": width}
+    else:
+        kind = "softmoe" if module.startswith("softmoe") else "top1"
+        experts = int(module.removeprefix("softmoe").removeprefix("top1-"))
+        fields = {"module": kind, "num_experts": experts, "tokens": "perconv"}
+    return NetworkSpec.model_validate({"encoder": encoder, **fields})
+
+
+def agent_spec(loss: str) -> AgentSpec:
+    """DQN as the oracle's script runs it."""
+    return AgentSpec.model_validate(
+        {
+            "learning_rate": inputs.LEARNING_RATE,
+            "adam_eps": inputs.ADAM_EPS,
+            "gamma": inputs.GAMMA,
+            "n_step": 1,
+            "batch_size": inputs.BATCH_SIZE,
+            "replay_capacity": 1_000_000,
+            "min_replay_history": 20_000,
+            "update_period": 4,
+            "updates_per_period": 1,
+            "target_update_period": 8_000,
+            "epsilon_train": 0.01,
+            "epsilon_decay_period": 250_000,
+            "loss": loss,
+            "sticky_actions": 0.25,
+            "max_episode_steps": 27_000,
+        }
+    )
+
+
+def agent(case: str, loss: str) -> ValueAgent:
+    """The agent whose network is `case`."""
+    return ValueAgent(agent_spec(loss), network_spec(case), inputs.NUM_ACTIONS)
+
+
+def flatten(tree: Any) -> dict[str, np.ndarray]:
+    """A nested dict of arrays as `{path: array}`, paths joined by `/`."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {"/".join(str(key.key) for key in path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def parameters(value_agent: ValueAgent) -> Any:
+    """The agent's parameter tree filled with the shared values."""
+    shapes = jax.eval_shape(value_agent.init, jax.random.key(0)).params
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: inputs.parameter("/".join(key.key for key in path), leaf.shape), shapes
+    )
+
+
+def compute(case: str, loss: str) -> dict[str, np.ndarray]:
+    """Every quantity that envs/oracle_networks.py writes for `case` and `loss`, by its keys."""
+    value_agent = agent(case, loss)
+    params = parameters(value_agent)
+    learner = value_agent.start(params)
+    batch = Batch(**inputs.batch())
+    targets = jax.jit(value_agent.targets)(learner, batch)
+    gradients = flatten(jax.jit(jax.grad(value_agent.loss))(params, targets, batch))
+    updated, mean_loss = jax.jit(value_agent.update)(learner, batch)
+    old, new = flatten(params), flatten(updated.params)
+    evaluate = jax.jit(value_agent.evaluate)
+    found = {
+        "q_values": np.asarray(evaluate(params, batch.state).q_values),
+        "next_q_values": np.asarray(evaluate(params, batch.next_state).q_values),
+        "loss": np.asarray(mean_loss),
+    }
+    for name in old:
+        found[f"gradient/{name}"] = gradients[name]
+        found[f"step/{name}"] = new[name] - old[name]
+    return found
+
+
+def adam() -> np.ndarray:
+    """Zeros after each of three Adam steps along the shared gradients, `[3, 1000]`."""
+    value_agent = agent("cnn-baseline", "mse")
+    gradients = inputs.adam_gradients()
+    learner = value_agent.start({"zeros": np.zeros_like(gradients[0])})
+    trace = []
+    for gradient in gradients:
+        learner = value_agent.apply_gradients(learner, {"zeros": gradient})
+        trace.append(np.asarray(learner.params["zeros"]))
+    return np.stack(trace)
+
+
+def accepted_error(case: str, key: str, expected_norm: float) -> float:
+    """Largest accepted norm of the difference in quantity `key`.
+
+    A step is read off as new minus old parameters, and each side rounds its new parameters to
+    float32: at most half a unit in the last place, 2**-24 relative to the parameter.
+    """
+    accepted = TOLERANCE * expected_norm
+    if key.startswith("step/"):
+        name = key.removeprefix("step/")
+        shape = shapes(case)[name]
+        accepted += 2 * 2.0**-24 * float(np.linalg.norm(inputs.parameter(name, shape)))
+    return accepted
+
+
+def shapes(case: str) -> dict[str, tuple[int, ...]]:
+    """Shapes of the parameters of `case`, by name."""
+    tree = jax.eval_shape(agent(case, "mse").init, jax.random.key(0)).params
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {"/".join(str(key.key) for key in path): leaf.shape for path, leaf in leaves}

@@ -1,0 +1,166 @@
+"""Every wrong value in a study gives one line: file, path, value, what is allowed, a suggestion."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from moerl.study.config import load_study
+from moerl.study.errors import ConfigError
+from moerl.study.expansion import Cell
+
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "config" / "studies" / "demo.yaml"
+
+
+def edited(tmp_path: Path, **changes) -> Path:
+    """The demo study with `a__b=value` changes applied (value None deletes the key)."""
+    study = yaml.safe_load(DEMO.read_text())
+    for dotted, value in changes.items():
+        *parents, key = dotted.split("__")
+        target = study
+        for parent in parents:
+            target = target[parent]
+        if value is None:
+            del target[key]
+        else:
+            target[key] = value
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(study))
+    return path
+
+
+BAD = {
+    "unknown key": ({"sedes": [0]}, ["sedes", "unknown key 'sedes'", "did you mean 'seeds'?"]),
+    "unknown agent key": ({"agents__dqn__gama": 0.9}, ["agents.dqn.gama", "did you mean 'gamma'?"]),
+    "unknown game": (
+        {"games__games20": ["Pong", "Astrix"]},
+        ["games.games20[1]", "unknown game 'Astrix'", "did you mean 'Asterix'?"],
+    ),
+    "unknown set": ({"games__games20": "games_20paper"}, ["games.games20", "did you mean 'games20_paper'?"]),
+    "unknown figure": ({"figures__fig1": {}}, ["figures.fig1", "unknown figure 'fig1'", "allowed: fig01"]),
+    "unknown agent": ({"agents__dqm": {}}, ["agents.dqm", "did you mean 'dqn'?"]),
+    "unknown encoder": (
+        {"figures__fig01__encoder": "impalla"},
+        ["figures.fig01.encoder", "unknown value 'impalla'", "did you mean 'impala'?"],
+    ),
+    "wrong type": ({"seeds_per_job": "two"}, ["seeds_per_job", "bad value 'two'", "integer"]),
+    "negative budget": ({"milestones__full": -4000}, ["milestones.full", "-4000", "positive"]),
+    "budget in words": ({"milestones__full": "4 k"}, ["milestones.full", "'4 k'", "8k or 200M"]),
+    "uneven budget": ({"milestones__full": "5k"}, ["milestones.full", "multiple of iteration_frames"]),
+    "duplicate seeds": ({"seeds": [0, 1, 0]}, ["seeds", "duplicate seed 0"]),
+    "negative seed": ({"seeds": [0, -1]}, ["seeds[1]", "-1"]),
+    "no seeds": ({"seeds": []}, ["seeds"]),
+    "missing key": ({"seeds": None}, ["seeds", "missing"]),
+    "figure without its agent": ({"figures__fig10": {}}, ["figures.fig10", "rainbow", "agents (dqn)"]),
+    "agent of two panels": ({"figures__fig01": {"agent": "dqn"}}, ["figures.fig01.agent", "single-panel"]),
+    "hyper-parameter out of range": ({"agents__dqn__gamma": 1.5}, ["agents.dqn.gamma", "1.5"]),
+    "replay too small": ({"agents__dqn__replay_capacity": 20}, ["agents.dqn", "replay_capacity 20"]),
+    "taken variant name": (
+        {"variants": {"cnn-baseline": {"encoder": "cnn", "module": "baseline"}}},
+        ["variants.cnn-baseline", "already defined"],
+    ),
+    "inconsistent variant": (
+        {"variants": {"mine": {"encoder": "cnn", "module": "softmoe", "num_experts": 4}}},
+        ["variants.mine", "tokens"],
+    ),
+    "hostile name": ({"name": "a; rm -rf b"}, ["name", "lower-case"]),
+}
+
+@pytest.mark.parametrize(("changes", "expected"), BAD.values(), ids=BAD.keys())
+def test_wrong_value_is_named_in_one_line(tmp_path, changes, expected):
+    path = edited(tmp_path, **changes)
+    with pytest.raises(ConfigError) as caught:
+        load_study(path)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert line.startswith(str(path))
+    for part in expected:
+        assert part in line
+
+
+def test_missing_variant_of_a_figure_is_named(tmp_path):
+    config = tmp_path / "config"
+    (config / "studies").mkdir(parents=True)
+    for name in ("agents.yaml", "networks.yaml", "games.tsv"):
+        (config / name).write_text((ROOT / "config" / name).read_text())
+    figures = (ROOT / "config" / "figures.yaml").read_text()
+    (config / "figures.yaml").write_text(figures.replace("{encoder}-softmoe4", "{encoder}-softmo4"))
+    path = config / "studies" / "demo.yaml"
+    path.write_text(DEMO.read_text())
+    with pytest.raises(ConfigError, match=r"fig01\.series\[1\]\.variants\[2\].*did you mean 'cnn-softmoe4'"):
+        load_study(path)
+
+
+def test_unreadable_files(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_study(tmp_path / "absent.yaml")
+    path = tmp_path / "torn.yaml"
+    path.write_text("name: [demo")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_study(path)
+    path.write_text("- a list")
+    with pytest.raises(ConfigError, match="must be a mapping"):
+        load_study(path)
+
+
+def test_command_line_exits_with_2_in_one_line_and_in_time(tmp_path):
+    path = edited(tmp_path, games__games20=["Pong", "Astrix"])
+    started = time.monotonic()
+    arguments = ["--agent", "dqn", "--variant", "cnn-baseline", "--game", "Pong", "--seeds", "0"]
+    folders = ["--milestone", "4k", "--results", str(tmp_path / "r"), "--state", str(tmp_path / "s")]
+    done = subprocess.run(
+        [sys.executable, "-m", "moerl", "train", "--study", str(path), *arguments, *folders],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "did you mean 'Asterix'?" in done.stderr
+    assert time.monotonic() - started < 3
+    assert not (tmp_path / "r").exists()
+
+
+def test_study_imports_no_heavy_package():
+    code = (
+        "import sys, moerl.study.config; print(*[m for m in ('jax', 'pandas', 'numpy') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == ""
+
+
+def test_paper_study_is_the_papers_grid():
+    study = load_study(ROOT / "config" / "studies" / "paper.yaml")
+    fig01 = study.figure_runs(study.figure("fig01"))
+    assert len(fig01) == 12 * 20 * 5  # DQN half of the paper's 2,400
+    assert {r.milestone for r in fig01} == {"200M"}
+    assert study.iterations("200M") == 200
+    assert study.previous_milestone("200M") == "50M"
+    assert study.previous_milestone("50M") is None
+    spec = study.train_spec(Cell("dqn", "impala-softmoe8", "Pong"))
+    assert spec.schedule.iteration_steps == 250_000
+    assert spec.hyper.learning_rate == 6.25e-5
+
+
+def test_games_table():
+    study = load_study(DEMO)
+    assert len(study.games) == 60
+    unscored = [g.name for g in study.games.values() if not g.scored]
+    assert unscored == ["AirRaid", "Carnival", "ElevatorAction", "JourneyEscape", "Pooyan"]
+    sizes = {"games20_paper": 20, "games20_alt": 20, "games26": 26, "offline17": 17, "games60": 60}
+    for name, size in sizes.items():
+        assert sum(name in g.sets for g in study.games.values()) == size
+
+
+def test_spec_digest_sees_every_field_that_matters(tmp_path):
+    cell = Cell("dqn", "cnn-baseline", "Asterix")
+    base = load_study(DEMO).train_spec(cell)
+    assert load_study(DEMO).train_spec(cell).digest() == base.digest()
+    changed = load_study(edited(tmp_path, agents__dqn__learning_rate=1e-4)).train_spec(cell)
+    assert changed.digest() != base.digest()
+    more_seeds = load_study(edited(tmp_path, seeds=[0, 1, 2], milestones__full="8k")).train_spec(cell)
+    assert more_seeds.digest() == base.digest()

@@ -1,0 +1,48 @@
+# From runs to the numbers a figure plots: tidy scores, then means or IQM with their intervals.
+
+
+rule scores:
+    input:
+        returns_of,
+    output:
+        scores_file(RESULTS, "{figure}"),
+    log:
+        LOGS / "scores/{figure}.log",
+    benchmark:
+        LOGS / "scores/{figure}.benchmark.tsv"
+    threads: 1
+    resources:
+        runtime=30,
+        mem_mb=2_000,
+    params:
+        **WHERE,
+        code=closure_digest("moerl.statistics.scores_stage"),
+        shown=lambda wc: shown(wc.figure),
+    message:
+        "Collecting the scores of {wildcards.figure}"
+    shell:
+        "moerl scores {wildcards.figure} --study {params.study} --results {params.results} > {log} 2>&1"
+
+
+rule table:
+    input:
+        scores=scores_file(RESULTS, "{figure}"),
+        analyses=analyses_of,
+    output:
+        *table_files(RESULTS, "{figure}"),
+    log:
+        LOGS / "table/{figure}.log",
+    benchmark:
+        LOGS / "table/{figure}.benchmark.tsv"
+    threads: 1
+    resources:
+        runtime=60,
+        mem_mb=4_000,
+    params:
+        **WHERE,
+        code=closure_digest("moerl.statistics.table_stage"),
+        aggregated=lambda wc: aggregated(wc.figure),
+    message:
+        "Aggregating {wildcards.figure} into its table"
+    shell:
+        "moerl table {wildcards.figure} --study {params.study} --results {params.results} > {log} 2>&1"

@@ -1,0 +1,30 @@
+# Analyses of trained networks, one job per run, from the snapshots its training left.
+
+
+rule analyse:
+    input:
+        run_dir(
+            RESULTS,
+            Run("{agent}", "{variant}", "{game}", "{seed}", analysed_milestone()),
+        )
+        / "manifest.json",
+    output:
+        analysis_file(RESULTS, Run("{agent}", "{variant}", "{game}", "{seed}", "")),
+    log:
+        LOGS / "analyse/{agent}/{variant}/{game}/seed{seed}.log",
+    benchmark:
+        LOGS / "analyse/{agent}/{variant}/{game}/seed{seed}.benchmark.tsv"
+    threads: study.cpu_threads
+    resources:
+        **GPU,
+        runtime=120,
+        mem_mb=8_000,
+    params:
+        **WHERE,
+        code=closure_digest("moerl.analysis.stage"),
+    message:
+        "Analysing {wildcards.agent} {wildcards.variant} on {wildcards.game}, seed {wildcards.seed}"
+    shell:
+        "moerl analyse --study {params.study} --results {params.results} --agent {wildcards.agent}"
+        " --variant {wildcards.variant} --game {wildcards.game} --seed {wildcards.seed}"
+        " > {log} 2>&1"

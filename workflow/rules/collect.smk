@@ -1,0 +1,36 @@
+# Named targets, one per figure of the study: fig01, fig10, … (`all` is in the root Snakefile), and the manifest.
+
+
+for _name in study.figures:
+
+    rule:
+        name:
+            _name
+        input:
+            products(_name),
+        localrule: True
+        message:
+            "{rule}: {input}"
+
+
+rule manifest:
+    input:
+        [products(figure) for figure in study.figures],
+    output:
+        RESULTS / "manifest.json",
+    log:
+        LOGS / "manifest.log",
+    benchmark:
+        LOGS / "manifest.benchmark.tsv"
+    threads: 1
+    resources:
+        runtime=60,
+        mem_mb=2_000,
+    params:
+        **WHERE,
+        code=closure_digest("moerl.cli.manifest"),
+        deviations=canonical_json(study.deviations),
+    message:
+        "Listing every byte-reproducible file of study {study.name}"
+    shell:
+        "moerl manifest --study {params.study} --results {params.results} > {log} 2>&1"

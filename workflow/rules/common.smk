@@ -1,0 +1,214 @@
+# What the rules share: the study, its folders, and what each stage's jobs depend on. Imports no JAX and
+# no pandas: every cluster job reads this again.
+#
+# Params decide what an edit re-runs, so they are what a rule's numbers depend on, as strings. Where files
+# lie must not count: Snakemake does not track a param that is a `Path`, and WHERE relies on it.
+
+import sys
+from functools import cache
+from pathlib import Path
+
+from moerl.study.closure import closure_digest
+from moerl.study.config import load_study
+from moerl.study.errors import UserError
+from moerl.study.expansion import Cell, Run
+from moerl.study.paths import (
+    RUN_FILES,
+    analysis_file,
+    figure_files,
+    run_dir,
+    scores_file,
+    table_files,
+)
+from moerl.study.specs import canonical_json
+
+
+def fail(message):
+    """End Snakemake as the command line ends on a user's mistake: one line, exit code 2, no traceback."""
+    print(f"moerl: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def study_file():
+    """The study: the one --configfile given (also by a profile), else the demo; relative where it can be.
+
+    Snakemake's own `config` is not read: it would merge two studies into one.
+    """
+    given = workflow.overwrite_configfiles
+    if len(given) > 1:
+        fail(f"--configfile: one study at a time, not {len(given)}")
+    if not given:
+        return Path("config/studies/demo.yaml")
+    here = Path.cwd()
+    return given[0].relative_to(here) if given[0].is_relative_to(here) else given[0]
+
+
+def gpu_resources():
+    """What a training or analysis job asks for when `--config gpu=1` (and perhaps gpu_model=a100) is given."""
+    return {key: config[key] for key in ("gpu", "gpu_model") if key in config}
+
+
+STUDY_FILE = study_file()
+try:
+    study = load_study(STUDY_FILE)
+except UserError as error:
+    fail(error)
+
+RESULTS = Path("results") / study.name
+STATE = Path("state") / study.name
+LOGS = Path("logs") / study.name
+WHERE = {"study": STUDY_FILE, "results": RESULTS}
+GPU = gpu_resources()
+
+# Inside an allocation a training job saves and leaves this many seconds before its time is up (`--config
+# margin_seconds=…` changes it), and a retry goes on. A plain `snakemake` on a workstation has no such limit.
+MARGIN_SECONDS = config.get("margin_seconds", 120) if workflow.remote_exec else ""
+shell.prefix(f"set -euo pipefail; MARGIN_SECONDS={MARGIN_SECONDS}; ")
+
+
+wildcard_constraints:
+    agent="[a-z0-9_]+",
+    variant="[a-z0-9][a-z0-9_-]*",
+    game="[A-Za-z0-9]+",
+    seed="[0-9]+",
+    milestone="[0-9]+[kM]?",
+    figure="|".join(study.figures),
+
+
+@cache
+def spec_of(agent, variant, game):
+    """The resolved spec of a cell, and its digest."""
+    spec = study.train_spec(Cell(agent, variant, game))
+    return spec.canonical_json(), spec.digest()
+
+
+def run_files(names, agent, variant, game, seeds, milestone):
+    """The files called `names` of some seeds of one cell; the arguments may be wildcard patterns."""
+    return [
+        str(run_dir(RESULTS, Run(agent, variant, game, seed, milestone)) / name)
+        for seed in seeds
+        for name in names
+    ]
+
+
+# --- What a figure's stages depend on beside their inputs and their source, as canonical JSON. ---
+
+
+def shown(figure):
+    """What is collected: which runs stand where, how far they go, and the scores that normalise them."""
+    spec = study.figures[figure]
+    games = [study.games[game] for game in spec.games]
+    return canonical_json(
+        {
+            "panels": [p.model_dump() for p in spec.panels if p.agent in study.agents],
+            "series": [s.model_dump() for s in spec.series],
+            "x": spec.x.values if spec.x else None,
+            "games": [(g.name, g.random, g.human) for g in games],
+            "seeds": study.seeds,
+            "iterations": study.iterations(study.milestone(spec.milestone)),
+        }
+    )
+
+
+def aggregated(figure):
+    """What the table adds: read-outs, metrics and their labels."""
+    spec = study.figures[figure]
+    return canonical_json(
+        {
+            "study": study.name,
+            "kind": spec.kind,
+            "metrics": [m.model_dump() for m in spec.metrics],
+            "x": spec.x.label if spec.x else None,
+            "iteration_frames": study.iteration_frames,
+            "early_readout": study.early_readout,
+        }
+    )
+
+
+def drawn(figure):
+    """What the drawing adds: the figure's words, and the notes on how the study differs from the paper.
+
+    A deviation starts with the figure, agent or game set that it is about; what it says of the study's
+    length is on the figure as the figure's own milestone.
+    """
+    spec = study.figures[figure]
+    about = [
+        d
+        for d in study.deviations
+        if d.split()[0] == figure or d.split(":")[0] in study.agents
+    ]
+    return canonical_json(
+        {
+            "study": study.name,
+            "spec": spec.model_dump(mode="json", exclude={"caption", "section"}),
+            "agents": sorted(study.agents),
+            "deviations": about,
+            "reduced": len(study.deviations) > 0,
+            "milestone": study.milestone(spec.milestone),
+            "seeds": len(study.seeds),
+        }
+    )
+
+
+# --- Inputs. ---
+
+
+def products(figure):
+    """What a user gets for naming a figure: the figure, and always the numbers it plots."""
+    return [*figure_files(RESULTS, figure), *table_files(RESULTS, figure)]
+
+
+def analysed_milestone():
+    """The milestone whose snapshots are analysed (Fig 10: the paper's 50M frames)."""
+    figures = study.configured_figures.values()
+    return study.milestone(next(f.milestone for f in figures if f.kind == "analysis"))
+
+
+def returns_of(wildcards):
+    """The training curves of every run of a figure."""
+    runs = study.figure_runs(study.figures[wildcards.figure])
+    return [run_dir(RESULTS, run) / "returns.parquet" for run in runs]
+
+
+def analyses_of(wildcards):
+    """The analysis files of an analysis figure; none for the others."""
+    figure = study.figures[wildcards.figure]
+    if figure.kind != "analysis":
+        return []
+    return [analysis_file(RESULTS, run) for run in study.figure_runs(figure)]
+
+
+def previous_resume(wildcards, seeds):
+    """Where the pack goes on from: the resume files of the milestone before, none for the first."""
+    earlier = (
+        study.previous_milestone(wildcards.milestone)
+        if wildcards.milestone in study.milestones
+        else None
+    )
+    if earlier is None:
+        return []
+    cell = (wildcards.agent, wildcards.variant, wildcards.game)
+    return run_files(
+        ["resume.safetensors", "actions.safetensors"], *cell, seeds, earlier
+    )
+
+
+# --- Time and memory a job asks for; a profile or --set-resources overrides them. ---
+
+# Emulated frames per run, at the slowest: an Impala encoder on one CPU core.
+FRAMES_PER_MINUTE = 3_000
+LONGEST_MINUTES = 1_440  # then a training job leaves, and a retry goes on
+FRAME_BYTES = 84 * 84
+PROCESS_MB = 3_000  # JAX, its compiler, the emulators
+
+
+def train_minutes(milestone, seeds):
+    """Minutes a training job may take before it is continued in another one."""
+    frames = study.milestones.get(milestone, 0)
+    return min(LONGEST_MINUTES, 15 + frames * len(seeds) // FRAMES_PER_MINUTE)
+
+
+def train_megabytes(agent, seeds):
+    """Host memory of a training job: every lane's frame ring, and the process."""
+    rings = len(seeds) * study.agents[agent].replay_capacity * FRAME_BYTES // 1_000_000
+    return PROCESS_MB + rings + 500 * len(seeds)

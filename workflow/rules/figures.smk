@@ -1,0 +1,24 @@
+# Figures are drawn from their table alone.
+
+
+rule figure:
+    input:
+        table_files(RESULTS, "{figure}")[0],
+    output:
+        *figure_files(RESULTS, "{figure}"),
+    log:
+        LOGS / "figure/{figure}.log",
+    benchmark:
+        LOGS / "figure/{figure}.benchmark.tsv"
+    threads: 1
+    resources:
+        runtime=15,
+        mem_mb=2_000,
+    params:
+        **WHERE,
+        code=closure_digest("moerl.figures.stage"),
+        drawn=lambda wc: drawn(wc.figure),
+    message:
+        "Drawing {wildcards.figure}"
+    shell:
+        "moerl figure {wildcards.figure} --study {params.study} --results {params.results} > {log} 2>&1"

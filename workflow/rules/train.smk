@@ -1,0 +1,41 @@
+# Training: one job takes a pack of seeds of one agent, network variant and game to one milestone. Its
+# in-progress state is no declared output (Snakemake deletes those of a failed job): killed or left at its
+# deadline (exit code 75), the next attempt goes on from there.
+
+
+for _pack in study.packs:
+    _seeds = "_".join(map(str, _pack))
+
+    rule:
+        name:
+            f"train_{_seeds}"
+        input:
+            lambda wc, seeds=_pack: previous_resume(wc, seeds),
+        output:
+            run_files(RUN_FILES, "{agent}", "{variant}", "{game}", _pack, "{milestone}"),
+        log:
+            LOGS / "train/{agent}/{variant}/{game}" / f"{{milestone}}_seed{_seeds}.log",
+        benchmark:
+            LOGS
+            / "train/{agent}/{variant}/{game}"
+            / f"{{milestone}}_seed{_seeds}.benchmark.tsv"
+        threads: study.cpu_threads
+        resources:
+            **GPU,
+            runtime=lambda wc, seeds=_pack: train_minutes(wc.milestone, seeds),
+            mem_mb=lambda wc, seeds=_pack: train_megabytes(wc.agent, seeds),
+        params:
+            **WHERE,
+            state=STATE,
+            seeds=",".join(map(str, _pack)),
+            spec=lambda wc: spec_of(wc.agent, wc.variant, wc.game)[0],
+            digest=lambda wc: spec_of(wc.agent, wc.variant, wc.game)[1],
+        message:
+            "Training {wildcards.agent} {wildcards.variant} on {wildcards.game},"
+            " seeds {params.seeds}, to {wildcards.milestone} frames"
+        shell:
+            "moerl train --study {params.study} --results {params.results} --state {params.state}"
+            " --agent {wildcards.agent} --variant {wildcards.variant} --game {wildcards.game}"
+            " --seeds {params.seeds} --milestone {wildcards.milestone} --expect-spec {params.digest}"
+            " ${{MARGIN_SECONDS:+--runtime-minutes {resources.runtime} --margin-seconds $MARGIN_SECONDS}}"
+            " >> {log} 2>&1"
