@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 from settings import Cell, Mark, report
 
-from moerl.cli.train import Heartbeat, limit_threads
+from moerl.cli.train import Heartbeat, configure_jax
 from moerl.study.games import load_games
 from moerl.study.specs import (
     FRAMES_PER_STEP,
@@ -45,6 +45,7 @@ def train_spec(cell: Cell) -> TrainSpec:
             tokens=None if module is Module.BASELINE else Tokens.PERCONV,
         ),
         schedule=Schedule(iteration_steps=cell.iteration_steps),
+        cpu_threads=len(os.sched_getaffinity(0)),  # the oracle takes all cores, too
         revision=1,
     )
 
@@ -63,8 +64,8 @@ def marks_of(results: Path) -> list[Mark]:
 def main() -> None:
     logging.basicConfig(level=logging.WARNING)
     cell = Cell.from_json(sys.argv[1])
-    threads = len(os.sched_getaffinity(0))
-    limit_threads(threads)  # before JAX is imported
+    spec = train_spec(cell)
+    configure_jax(spec.cpu_threads)  # before JAX is imported
     from moerl.training.checkpoint import RunFolders
     from moerl.training.online import Options, train
 
@@ -74,8 +75,7 @@ def main() -> None:
         state = Path(folder) / "state" / "bench"
         runs = {cell.seed: RunFolders(state, results)}
         heartbeat = Heartbeat([state], cell.iterations * cell.iteration_steps * FRAMES_PER_STEP)
-        options = Options(threads)
-        train(train_spec(cell), games[cell.game].rom, runs, cell.iterations, options, heartbeat)
+        train(spec, games[cell.game].rom, runs, cell.iterations, Options(), heartbeat)
         returns = pd.read_parquet(results / "returns.parquet")["mean_return"]
         marks = marks_of(results)
     packages = ("moerl", "jax", "jaxlib", "flax", "ale-py", "numpy")

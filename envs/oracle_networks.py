@@ -81,7 +81,7 @@ def compute(case, loss):
     """Every compared quantity of `case` under `loss`, by key."""
     net = network(case)
     params, names = parameters(net, case)
-    batch = oracle_inputs.batch()
+    batch = oracle_inputs.batch(case)
     states, next_states = (np.moveaxis(batch[k], 1, -1) for k in ("state", "next_state"))
     key = jax.random.PRNGKey(0)
 

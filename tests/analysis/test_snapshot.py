@@ -96,7 +96,8 @@ def make_batch(seed: int, size: int = BATCH) -> Batch:
 
 
 def make_snapshot(agent: ValueAgent, batches: int = 1) -> Snapshot:
-    learners = [agent.init(jax.random.key(k)) for k in (0, 1)]
+    init = jax.jit(agent.init)
+    learners = [init(jax.random.key(k)) for k in (0, 1)]
     return Snapshot(
         iteration=0,
         frame=400,
@@ -113,11 +114,16 @@ def test_ntk_equals_the_stacked_gradients_of_the_batch(module: Module) -> None:
     (batch,) = taken.batches
     targets = agent.targets(Learner(taken.params, taken.target_params, ()), batch)
 
-    def losses(params: dict[str, object]) -> jax.Array:
-        return agent.losses(params, targets, batch)
+    @jax.jit
+    def gradient(params: dict[str, object], index: int) -> list[jax.Array]:
+        return jax.tree.leaves(jax.grad(lambda p: agent.losses(p, targets, batch)[index])(params))
 
-    jacobian = jax.tree.leaves(jax.jit(jax.jacrev(losses))(taken.params))
-    stacked = np.concatenate([np.asarray(j, np.float64).reshape(BATCH, -1) for j in jacobian], 1)
+    stacked = np.stack(
+        [
+            np.concatenate([np.asarray(g, np.float64).ravel() for g in gradient(taken.params, i)])
+            for i in range(BATCH)
+        ]
+    )
     kernel = snapshot.empirical_ntk(agent, taken, batch)
 
     assert stacked.shape[1] == sum(leaf.size for leaf in jax.tree.leaves(taken.params))
@@ -172,7 +178,7 @@ def test_metrics_are_averaged_over_batches() -> None:
 def write_snapshot(folder: Path, spec: TrainSpec, iteration: int, poison: bool = False) -> Path:
     """A snapshot file as training writes it: two batches, drawn from `iteration`."""
     agent = ValueAgent(spec.hyper, spec.network, spec.num_actions)
-    learner = agent.init(jax.random.key(iteration))
+    learner = jax.jit(agent.init)(jax.random.key(iteration))
     tensors = {}
     for name, params in (("params", learner.params), ("target_params", learner.target_params)):
         for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
@@ -191,7 +197,7 @@ def test_a_snapshot_survives_its_file(tmp_path: Path) -> None:
     spec = make_spec(Module.SOFTMOE)
     taken = snapshot.read(write_snapshot(tmp_path, spec, 2), spec)
     assert (taken.iteration, taken.frame) == (2, 1200)
-    expected = make_agent(Module.SOFTMOE).init(jax.random.key(2)).params
+    expected = jax.jit(make_agent(Module.SOFTMOE).init)(jax.random.key(2)).params
     jax.tree.map(np.testing.assert_array_equal, taken.params, expected)
     halves = [jax.tree.map(lambda x, s=s: x[s], make_batch(2, 6)) for s in (slice(3), slice(3, 6))]
     jax.tree.map(np.testing.assert_array_equal, taken.batches, tuple(halves))

@@ -92,7 +92,7 @@ def compute(case: str, loss: str) -> dict[str, np.ndarray]:
     value_agent = agent(case, loss)
     params = parameters(value_agent)
     learner = value_agent.start(params)
-    batch = Batch(**inputs.batch())
+    batch = Batch(**inputs.batch(case))
     targets = jax.jit(value_agent.targets)(learner, batch)
     gradients = flatten(jax.jit(jax.grad(value_agent.loss))(params, targets, batch))
     updated, mean_loss = jax.jit(value_agent.update)(learner, batch)

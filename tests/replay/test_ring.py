@@ -81,7 +81,8 @@ class Slow:
     def valid(self, age_index: int) -> bool:
         """`age_index` counts everything ever added."""
         newest = len(self.items)
-        oldest = max(newest - self.capacity, 0)
+        # Legacy quirk: a full memory leaves out one slot more than the stack needs.
+        oldest = newest - self.capacity + 1 if newest >= self.capacity else 0
         if age_index - 3 < oldest or age_index + self.n_step >= newest:
             return False
         if any(terminal for _, _, terminal, _ in self.items[age_index - 3 : age_index]):

@@ -86,7 +86,10 @@ def start() -> None:
 
 
 def stop() -> None:
-    """Stop the daemons of a test cluster and remove its configuration; quiet when there is none."""
+    """Cancel all jobs, stop the daemons of a test cluster and remove its configuration; quiet without one."""
+    if (STATE / "slurmctld.pid").exists():
+        subprocess.run(["scancel", "--user=root"], capture_output=True, timeout=30, check=False)
+        time.sleep(1.0)
     for name in ("slurmd.pid", "slurmctld.pid", "munge/pid"):
         _end(STATE / name)
     for file in (CONFIGURATION, GENERIC_RESOURCES):

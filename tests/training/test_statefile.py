@@ -39,13 +39,10 @@ def test_every_flipped_bit_and_every_truncation_is_detected(tmp_path):
         torn = bytearray(data)
         torn[position] ^= 1 << (position % 8)
         path.write_bytes(torn)
-        try:
-            tensors, meta = load(path)
-        except StateError as error:
-            assert str(path) in str(error)
-            assert "\n" not in str(error)
-        else:  # a flip that JSON or padding does not notice must not change the content
-            assert (tensors["a"].tolist(), meta) == ([0, 1, 2, 3], {"k": 1})
+        with pytest.raises(StateError) as caught:
+            load(path)
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
         path.write_bytes(data[:position])
         with pytest.raises(StateError):
             load(path)

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflow.project import TINY_AGENT, Project
+from tiny_project import TINY_AGENT, Project
 
 TWO_AGENTS = {
     "name": "tiny",
-    "agents": {"dqn": TINY_AGENT, "rainbow": TINY_AGENT},
+    "agents": {"dqn": TINY_AGENT, "rainbow": dict(TINY_AGENT)},
     "figures": {"fig01": {}, "fig10": {"agent": "dqn"}},
     "games": {"games20": ["Pong"]},
     "seeds": [0, 1],

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.workflow.project import STUDY, Project
+from tiny_project import STUDY, Project
 
 pytestmark = pytest.mark.long
 

@@ -38,4 +38,4 @@ for _pack in study.packs:
             " --agent {wildcards.agent} --variant {wildcards.variant} --game {wildcards.game}"
             " --seeds {params.seeds} --milestone {wildcards.milestone} --expect-spec {params.digest}"
             " ${{MARGIN_SECONDS:+--runtime-minutes {resources.runtime} --margin-seconds $MARGIN_SECONDS}}"
-            " >> {log} 2>&1"
+            " > {log} 2>&1"

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from moerl.study.config import load_study
-from moerl.study.errors import UserError
+from moerl.study.errors import FailureError, UserError
 from moerl.study.expansion import Cell, Run, Study
 
 EXIT_LEFT_EARLY = 75  # EX_TEMPFAIL: saved, to be continued
@@ -160,6 +160,6 @@ def main() -> None:
         sys.exit(2)
     except click.Abort:
         sys.exit(130)
-    except UserError as error:
+    except (UserError, FailureError) as error:
         print(f"moerl: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, UserError) else 1)

@@ -55,7 +55,7 @@ def configure_jax(threads: int) -> None:
 
 
 def train_job(study: Study, job: TrainJob, expect_spec: str | None) -> None:
-    """Run a training job. Exits with 75 if it saved and left early, 1 if a run diverged.
+    """Run a training job. Exits with 75 if it saved and left early.
 
     Raises UserError if the spec is not the expected one, or the milestone or cell is unknown.
     """
@@ -69,9 +69,7 @@ def train_job(study: Study, job: TrainJob, expect_spec: str | None) -> None:
     configure_jax(spec.cpu_threads)
     from moerl.cli.main import EXIT_LEFT_EARLY
     from moerl.training.checkpoint import RunFolders
-    from moerl.training.lane import DivergedError
     from moerl.training.online import LeftEarlyError, Options, train
-    from moerl.training.statefile import StateError
 
     runs = [Run(spec.agent, spec.variant, spec.game, seed, job.milestone) for seed in job.seeds]
     folders = {
@@ -85,9 +83,6 @@ def train_job(study: Study, job: TrainJob, expect_spec: str | None) -> None:
     except LeftEarlyError as left:
         log.info("%s", left)
         sys.exit(EXIT_LEFT_EARLY)
-    except (DivergedError, StateError) as error:
-        print(f"moerl: {error}", file=sys.stderr)
-        sys.exit(1)
 
 
 class Heartbeat:

@@ -10,6 +10,10 @@ class UserError(Exception):
     """Something in the user's input is wrong; ``str(error)`` is one complete line."""
 
 
+class FailureError(Exception):
+    """Work failed although the input was fine; ``str(error)`` is one complete line. Exit code 1."""
+
+
 class ConfigError(UserError):
     """A configuration value is wrong: names the file, the path inside it, the value and what is allowed."""
 

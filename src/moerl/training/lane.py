@@ -21,6 +21,7 @@ from moerl.atari.action_log import ActionLog
 from moerl.atari.lanes import FRAME_SHAPE, Frame
 from moerl.atari.regenerate import LoggedEpisode
 from moerl.replay.ring import FrameRing
+from moerl.study.errors import FailureError
 from moerl.study.specs import FRAMES_PER_STEP, STACK_SIZE, TrainSpec
 from moerl.training.progress import IterationRow
 from moerl.training.rng import Purpose, stream
@@ -30,7 +31,7 @@ FORMAT = 1
 """Version of the checkpoint layout."""
 
 
-class DivergedError(Exception):
+class DivergedError(FailureError):
     """A loss became non-finite; one line with the run and the gradient step."""
 
 

@@ -17,10 +17,12 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from moerl.study.errors import FailureError
+
 Tensors = dict[str, npt.NDArray[Any]]
 
 
-class StateError(Exception):
+class StateError(FailureError):
     """A state file is missing, torn, corrupted or not what was expected; one line."""
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-CHECKOUT = Path(__file__).parents[2]
+CHECKOUT = Path(__file__).parents[1]
 PARTS = ("Snakefile", "slurm", "profiles", "workflow", "config", "src")
 STUDY = "config/studies/tiny.yaml"
 
@@ -43,7 +43,9 @@ class Project:
             if source.is_symlink():
                 (root / part).symlink_to(source.readlink())
             elif source.is_dir():
-                shutil.copytree(source, root / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+                shutil.copytree(
+                    source, root / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
+                )
             else:
                 shutil.copy2(source, root / part)
         project = cls(root)
@@ -77,13 +79,21 @@ class Project:
     def run(self, *command: str, timeout: float = 600.0) -> subprocess.CompletedProcess[str]:
         """Run a command in the project's root."""
         return subprocess.run(
-            command, cwd=self.root, env=self.environment(), capture_output=True, text=True, timeout=timeout, check=False
+            command,
+            cwd=self.root,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
         )
 
     def snakemake(self, *arguments: str, study: str = STUDY, timeout: float = 600.0) -> str:
         """Run Snakemake on a study; returns what it said. Fails the test if Snakemake does."""
         done = self.run("snakemake", *arguments, "--configfile", study, timeout=timeout)
-        assert done.returncode == 0, f"snakemake {' '.join(arguments)}\n{done.stdout}\n{done.stderr}{self.logs()}"
+        assert done.returncode == 0, (
+            f"snakemake {' '.join(arguments)}\n{done.stdout}\n{done.stderr}{self.logs()}"
+        )
         return done.stdout + done.stderr
 
     def planned(self, *targets: str) -> set[str]:
@@ -95,4 +105,6 @@ class Project:
 
     def logs(self) -> str:
         """The logs of all jobs, for the message of a failed test."""
-        return "".join(f"\n--- {p}\n{p.read_text()[-3000:]}" for p in sorted((self.root / "logs").rglob("*.log")))
+        return "".join(
+            f"\n--- {p}\n{p.read_text()[-3000:]}" for p in sorted((self.root / "logs").rglob("*.log"))
+        )

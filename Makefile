@@ -1,0 +1,96 @@
+# Every target works alone on a machine with Python >= 3.11, pip and make: it makes the environment it needs
+# from a hash-locked file first.
+#
+#   make demo     the whole pipeline on real games, in minutes: figures 1 and 10 of the demo study
+#   make test     all tests (SLURM tests where SLURM is installed and you are root)
+#   make lint     style, types and workflow checks
+#   make parity   the tests against the paper-era code, in its own environment (3 GB)
+#   make lock     resolve the environments again: `make lock UPGRADE=--upgrade` for newer versions
+
+PYTHON ?= python3
+CORES ?= 2
+UPGRADE ?=
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: demo test lint parity bench lock clean
+
+VENV := .venv
+ORACLE := .venv-oracle
+BIN := $(abspath $(VENV)/bin)
+digest = $(shell sha256sum $(1) | cut -c1-16)
+
+# A stamp names the lock that was installed, so a changed lock installs and a touched one does not.
+# The dev environment contains the cpu one: where it is there, `make demo` takes it.
+DEV_READY := $(VENV)/dev-$(call digest,envs/dev.txt)
+CPU_READY := $(VENV)/cpu-$(call digest,envs/cpu.txt)
+ORACLE_READY := $(ORACLE)/oracle-$(call digest,envs/oracle.txt)
+PIPELINE_READY := $(if $(wildcard $(DEV_READY)),$(DEV_READY),$(CPU_READY))
+
+demo: $(PIPELINE_READY)
+	PATH="$(BIN):$$PATH" snakemake --cores $(CORES)
+	@echo
+	@echo "Figures:  $(CURDIR)/results/demo/figures"
+	@echo "Tables:   $(CURDIR)/results/demo/tables"
+	@echo "Checksums of every reproducible file: $(CURDIR)/results/demo/manifest.json"
+
+test: $(DEV_READY)
+	PATH="$(BIN):$$PATH" pytest
+
+lint: $(DEV_READY)
+	PATH="$(BIN):$$PATH" ruff check
+	PATH="$(BIN):$$PATH" ruff format --check
+	PATH="$(BIN):$$PATH" mypy
+	PATH="$(BIN):$$PATH" snakefmt --check Snakefile workflow
+	PATH="$(BIN):$$PATH" pytest -q tests/workflow/test_lint.py tests/study/test_locks.py
+
+parity: $(DEV_READY) $(ORACLE_READY)
+	PATH="$(BIN):$$PATH" pytest -m oracle
+
+bench: $(DEV_READY) $(ORACLE_READY)
+	PATH="$(BIN):$$PATH" python benchmarks/bench_train.py --oracle-python $(ORACLE)/bin/python
+
+UV_COMPILE = $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header \
+	--python-version 3.11 $(UPGRADE)
+lock: $(DEV_READY)
+	$(UV_COMPILE) --universal pyproject.toml envs/build.in -o envs/cpu.txt
+	for extra in dev cuda12 cuda13; do \
+	  $(UV_COMPILE) --universal --extra $$extra -c envs/cpu.txt pyproject.toml envs/build.in -o envs/$$extra.txt; \
+	done
+	$(UV_COMPILE) --python-platform x86_64-manylinux_2_28 envs/oracle.in -o envs/oracle.txt
+
+clean:
+	rm -rf $(VENV) $(ORACLE)
+
+# $(call install,ENVIRONMENT,LOCK): an environment with exactly what the lock names. A Debian without
+# python3-venv makes environments that lack pip; the system's pip then installs into them.
+define install
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "make: $(PYTHON) is older than 3.11; try: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(1)/bin/python || $(PYTHON) -m venv $(1) >/dev/null 2>&1 || $(PYTHON) -m venv --without-pip --clear $(1)
+	@$(1)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m pip --version >/dev/null 2>&1 \
+	  || { echo "make: $(PYTHON) has neither pip nor ensurepip (Debian: apt install python3-venv)" >&2; exit 1; }
+	$(call pip,$(1)) install --quiet --disable-pip-version-check --require-hashes -r $(2)
+endef
+pip = $$($(1)/bin/python -m pip --version >/dev/null 2>&1 \
+  && echo $(1)/bin/python -m pip || echo $(PYTHON) -m pip --python $(1)/bin/python)
+
+$(DEV_READY):
+	$(call install,$(VENV),envs/dev.txt)
+	$(install_project)
+	@rm -f $(VENV)/dev-* $(VENV)/cpu-* && touch $@
+
+$(CPU_READY):
+	$(call install,$(VENV),envs/cpu.txt)
+	$(install_project)
+	@rm -f $(VENV)/dev-* $(VENV)/cpu-* && touch $@
+
+$(ORACLE_READY):
+	$(call install,$(ORACLE),envs/oracle.txt)
+	@rm -f $(ORACLE)/oracle-* && touch $@
+
+# Nothing is resolved or downloaded here: the build backend is in the lock (envs/build.in).
+install_project = $(call pip,$(VENV)) install --quiet --disable-pip-version-check \
+  --no-index --no-build-isolation --no-deps -e .

@@ -1,0 +1,82 @@
+"""The locked environments satisfy what `pyproject.toml` and `envs/*.in` declare; checked offline."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCKS = {"cpu": (), "dev": ("dev",), "cuda12": ("cuda12",), "cuda13": ("cuda13",)}
+PINNED = re.compile(
+    r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^\s;\\]+)(?:\s*;\s*([^\\]+?))?\s*\\?$", re.MULTILINE
+)
+
+
+def pins(lock: str) -> dict[str, set[str]]:
+    """Locked versions per distribution; several where a marker tells Pythons or platforms apart."""
+    found: dict[str, set[str]] = {}
+    for name, version, _ in PINNED.findall((ROOT / "envs" / f"{lock}.txt").read_text()):
+        found.setdefault(canonicalize_name(name), set()).add(version)
+    return found
+
+
+def declared(lock: str) -> list[Requirement]:
+    """What a lock must satisfy."""
+    if lock == "oracle":
+        return inputs("oracle.in")
+    extras = [r for extra in LOCKS[lock] for r in PROJECT["optional-dependencies"][extra]]
+    return [Requirement(r) for r in [*PROJECT["dependencies"], *extras]] + inputs("build.in")
+
+
+def inputs(name: str) -> list[Requirement]:
+    lines = (ROOT / "envs" / name).read_text().splitlines()
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+def unsatisfied(lock: str, requirements: list[Requirement]) -> list[str]:
+    """Requirements that no version, or not every version, in the lock satisfies."""
+    locked = pins(lock)
+    bad = []
+    for requirement in requirements:
+        versions = locked.get(canonicalize_name(requirement.name), set())
+        if not versions or not all(requirement.specifier.contains(v, prereleases=True) for v in versions):
+            bad.append(f"{requirement}: locked {sorted(versions)}")
+    return bad
+
+
+@pytest.mark.parametrize("lock", [*LOCKS, "oracle"])
+def test_lock_satisfies_what_is_declared(lock: str) -> None:
+    assert unsatisfied(lock, declared(lock)) == []
+
+
+def test_the_build_backend_is_locked() -> None:
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]
+    assert [Requirement(r) for r in build["requires"]] == inputs("build.in")
+
+
+def test_a_missing_or_outdated_pin_is_noticed() -> None:
+    assert unsatisfied("cpu", [Requirement("jax>=999")])
+    assert unsatisfied("cpu", [Requirement("no-such-distribution")])
+
+
+@pytest.mark.parametrize("lock", ["dev", "cuda12", "cuda13"])
+def test_every_environment_has_the_versions_of_the_cpu_one(lock: str) -> None:
+    here = pins(lock)
+    assert {name: here.get(name) for name in pins("cpu")} == pins("cpu")
+
+
+@pytest.mark.parametrize("lock", [*LOCKS, "oracle"])
+def test_every_pin_has_a_hash_and_no_registry_is_named(lock: str) -> None:
+    text = (ROOT / "envs" / f"{lock}.txt").read_text()
+    blocks = re.split(r"^(?=\S)", text, flags=re.MULTILINE)
+    requirements = [block for block in blocks if re.match(r"[A-Za-z0-9]", block)]
+    assert len(requirements) == len(PINNED.findall(text)) > 50
+    assert all("--hash=sha256:" in block for block in requirements)
+    assert "://" not in text
+    assert "--index" not in text

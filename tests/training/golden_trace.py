@@ -1,0 +1,53 @@
+"""Golden traces: a few hundred agent steps of real training per agent family, as numbers.
+
+`python tests/training/golden_trace.py` rewrites them; do so only together with raising
+`TRAINING_REVISION`, which retrains everything the family has trained.
+"""
+
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from moerl.study.specs import TRAINING_REVISION
+from moerl.training.progress import IterationRow
+
+FOLDER = Path(__file__).parents[1] / "golden" / "traces"
+FAMILIES = {"value": "dqn"}
+
+
+def record(family: str, root: Path) -> dict[str, Any]:
+    """Train the family's trace cell and return what is compared."""
+    from conftest import tiny
+
+    from moerl.training.statefile import load
+
+    # Always exploring: actions then do not hang on the last bits of Q-values, which differ between CPUs.
+    cell = tiny("Breakout", 300, 2, variant="cnn-softmoe2", max_episode_steps=190, epsilon_train=1.0)
+    assert cell.spec.agent == FAMILIES[family]
+    cell.train(root)
+    folder = root / "results" / "seed0" / "end"
+    tensors, meta = load(folder / "resume.safetensors")
+    log, _ = load(folder / "actions.safetensors")
+    params = {name: value for name, value in tensors.items() if name.startswith("params/")}
+    return {
+        "revision": TRAINING_REVISION[family],
+        "actions": hashlib.sha256(log["actions"].tobytes()).hexdigest(),
+        "episode_lengths": log["episode_lengths"].tolist(),
+        "rows": [vars(IterationRow(**row)) for row in meta["rows"]],
+        "parameter_norms": {
+            name: float((value.astype("f8") ** 2).sum() ** 0.5) for name, value in params.items()
+        },
+    }
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.path.insert(0, str(Path(__file__).parent))
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name in FAMILIES:
+        with tempfile.TemporaryDirectory() as scratch:
+            trace = record(name, Path(scratch))
+        (FOLDER / f"{name}.json").write_text(json.dumps(trace, indent=1) + "\n")

@@ -1,0 +1,30 @@
+"""The training revision is raised exactly when training computes something else."""
+
+import json
+
+import pytest
+from golden_trace import FAMILIES, FOLDER, record
+
+from moerl.study.specs import TRAINING_REVISION
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_trace_changes_only_with_its_revision(family, tmp_path):
+    golden = json.loads((FOLDER / f"{family}.json").read_text())
+    assert golden["revision"] == TRAINING_REVISION[family], (
+        "TRAINING_REVISION was raised: rewrite the traces with tests/training/golden_trace.py"
+    )
+    now = record(family, tmp_path)
+    help_ = (
+        f"training of {family!r} changed: undo that, or raise its TRAINING_REVISION and rewrite the traces"
+    )
+    assert now["actions"] == golden["actions"], help_
+    assert now["episode_lengths"] == golden["episode_lengths"], help_
+    for new, old in zip(now["rows"], golden["rows"], strict=True):
+        # Rounding differs between CPUs; a change of what is computed shows far above it.
+        assert new == pytest.approx(old, rel=1e-3), help_
+    assert now["parameter_norms"] == pytest.approx(golden["parameter_norms"], rel=1e-4), help_
+
+
+def test_every_family_has_a_trace():
+    assert set(TRAINING_REVISION) == set(FAMILIES)

@@ -1,0 +1,115 @@
+"""What a user meets first: the default study, the cluster profile, and one line for a mistake."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tiny_project import CHECKOUT, Project
+
+DEMO = yaml.safe_load((CHECKOUT / "config/studies/demo.yaml").read_text())
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return Project.create(tmp_path_factory.mktemp("clone") / "moerl", DEMO)
+
+
+def dry_run(project: Project, *arguments: str) -> dict[str, int]:
+    """Jobs per rule that a dry run plans."""
+    done = project.run("snakemake", *arguments, "--dry-run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = re.search(
+        r"^Job stats:\n.*?\n-+ .*?\n(.*?)\n\n", done.stdout + done.stderr, re.MULTILINE | re.DOTALL
+    )
+    assert table is not None, done.stdout + done.stderr
+    return {name: int(count) for name, count in (line.split() for line in table[1].splitlines())}
+
+
+def test_snakemake_alone_plans_the_demo_study(clone: Project) -> None:
+    planned = dry_run(clone)
+    assert planned["all"] == 1
+    assert planned["figure"] == len(DEMO["figures"])
+    said = clone.run("snakemake", "--dry-run").stdout
+    assert "results/demo/figures/fig01.pdf" in said
+
+
+def test_the_slurm_profile_plans_the_paper_study_in_a_clean_clone(clone: Project) -> None:
+    started = time.monotonic()
+    planned = dry_run(clone, "fig01", "--profile", "slurm")
+    assert time.monotonic() - started < 60
+    # 12 variants on 20 games, to 50M and from there to 200M frames.
+    assert planned["train_0_1_2_3_4"] == 12 * 20 * 2
+    assert planned["figure"] == 1
+    assert "analyse" not in planned
+
+
+def test_a_study_given_replaces_the_profiles(clone: Project) -> None:
+    planned = dry_run(clone, "fig10", "--profile", "slurm", "--configfile", "config/studies/demo.yaml")
+    assert set(planned) == {"train_0_1", "analyse", "scores", "table", "figure", "fig10", "total"}
+
+
+BROKEN: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown key": ({"sedes": [0]}, "seeds"),
+    "unknown game": ({"games": {"games20": ["Pog"]}}, "Pong"),
+    "wrong type": ({"seeds_per_job": "two"}, "seeds_per_job"),
+    "negative budget": ({"milestones": {"short": -4000, "full": 4000}}, "milestones.short"),
+    "duplicate seed": ({"seeds": [1, 1]}, "duplicate seed 1"),
+    "unknown agent": ({"agents": {"dqm": {}}}, "dqn"),
+}
+
+
+@pytest.mark.parametrize("mistake", BROKEN)
+def test_a_mistake_is_one_line_before_any_job(clone: Project, mistake: str) -> None:
+    change, hint = BROKEN[mistake]
+    file = Path("config/studies") / f"{mistake.replace(' ', '-')}.yaml"
+    clone.write(str(file), DEMO | change)
+    done = clone.run("snakemake", "--configfile", str(file))
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("Using ")]
+    assert done.returncode == 2
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith(f"moerl: {file}: ")
+    assert hint in lines[0]
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not (clone.root / "results").exists()
+
+
+def test_a_mistake_is_reported_in_under_three_seconds_of_work(clone: Project) -> None:
+    file = clone.root / "config/studies/slow.yaml"
+    file.write_text("name: slow\n")
+    script = "import resource, subprocess, sys; r = subprocess.run(sys.argv[1:]).returncode; " + (
+        "u = resource.getrusage(resource.RUSAGE_CHILDREN); print('cpu', u.ru_utime + u.ru_stime); sys.exit(r)"
+    )
+    done = clone.run("python", "-c", script, "snakemake", "--configfile", "config/studies/slow.yaml")
+    assert done.returncode == 2
+    seconds = re.search(r"cpu ([\d.]+)", done.stdout)
+    assert seconds is not None
+    assert float(seconds[1]) < 3.0
+
+
+def test_two_studies_at_once_are_refused(clone: Project) -> None:
+    studies = ["config/studies/demo.yaml", "config/studies/paper.yaml"]
+    done = clone.run("snakemake", "--configfile", *studies)
+    assert done.returncode == 2
+    assert "one study at a time" in done.stderr
+
+
+def test_the_workflow_imports_neither_jax_nor_pandas(clone: Project) -> None:
+    modules = re.findall(
+        r"^(?:from|import) ([\w.]+)", (clone.root / "workflow/rules/common.smk").read_text(), re.M
+    )
+    ours = [m for m in modules if m.startswith("moerl")]
+    assert ours
+    assert all(m.startswith("moerl.study") for m in ours)
+    code = f"import sys, {', '.join(ours)}; print(sorted({{'jax', 'pandas', 'numpy'}} & set(sys.modules)))"
+    assert clone.run("python", "-c", code).stdout.strip() == "[]"
+
+
+def test_rules_files_are_the_stages_of_the_table_of_contents() -> None:
+    listed = re.findall(r'^include: "(.*)"$', (CHECKOUT / "workflow/Snakefile").read_text(), re.MULTILINE)
+    present = sorted(f"rules/{p.name}" for p in (CHECKOUT / "workflow/rules").glob("*.smk"))
+    assert sorted(listed) == present
