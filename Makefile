@@ -55,7 +55,8 @@ bench: $(DEV_READY) $(ORACLE_READY)
 UV_COMPILE = $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header \
 	--python-version 3.11 $(UPGRADE)
 lock: $(DEV_READY)
-	$(UV_COMPILE) --universal pyproject.toml envs/build.in -o envs/cpu.txt
+	$(UV_COMPILE) --universal envs/build.in -o envs/build.txt
+	$(UV_COMPILE) --universal -c envs/build.txt pyproject.toml envs/build.in -o envs/cpu.txt
 	for extra in dev cuda12 cuda13; do \
 	  $(UV_COMPILE) --universal --extra $$extra -c envs/cpu.txt pyproject.toml envs/build.in -o envs/$$extra.txt; \
 	done
@@ -64,33 +65,41 @@ lock: $(DEV_READY)
 clean:
 	rm -rf $(VENV) $(ORACLE)
 
-# $(call install,ENVIRONMENT,LOCK): an environment with exactly what the lock names. A Debian without
-# python3-venv makes environments that lack pip; the system's pip then installs into them.
-define install
+# $(call environment,FOLDER): an empty environment. A Debian without python3-venv makes environments that
+# lack pip; the system's pip then installs into them.
+define environment
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "make: $(PYTHON) is older than 3.11; try: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	@test -x $(1)/bin/python || $(PYTHON) -m venv $(1) >/dev/null 2>&1 || $(PYTHON) -m venv --without-pip --clear $(1)
 	@$(1)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m pip --version >/dev/null 2>&1 \
 	  || { echo "make: $(PYTHON) has neither pip nor ensurepip (Debian: apt install python3-venv)" >&2; exit 1; }
-	$(call pip,$(1)) install --quiet --disable-pip-version-check --require-hashes -r $(2)
 endef
 pip = $$($(1)/bin/python -m pip --version >/dev/null 2>&1 \
-  && echo $(1)/bin/python -m pip || echo $(PYTHON) -m pip --python $(1)/bin/python)
+  && echo $(1)/bin/python -m pip || echo $(PYTHON) -m pip --python $(1)/bin/python) \
+  --quiet --disable-pip-version-check install
+
+# $(call install,LOCK): the pipeline's environment with exactly what the lock names. What has to be built
+# (two source distributions, and this project) is built with the locked backend, not with a downloaded one.
+define install
+	@echo "Installing $(1) into $(VENV) (once)"
+	$(call environment,$(VENV))
+	@$(call pip,$(VENV)) --require-hashes -r envs/build.txt
+	@$(call pip,$(VENV)) --require-hashes --no-build-isolation --use-pep517 -r $(1)
+	@$(call pip,$(VENV)) --no-index --no-build-isolation --no-deps -e .
+	@rm -f $(VENV)/dev-* $(VENV)/cpu-*
+endef
 
 $(DEV_READY):
-	$(call install,$(VENV),envs/dev.txt)
-	$(install_project)
-	@rm -f $(VENV)/dev-* $(VENV)/cpu-* && touch $@
+	$(call install,envs/dev.txt)
+	@touch $@
 
 $(CPU_READY):
-	$(call install,$(VENV),envs/cpu.txt)
-	$(install_project)
-	@rm -f $(VENV)/dev-* $(VENV)/cpu-* && touch $@
+	$(call install,envs/cpu.txt)
+	@touch $@
 
 $(ORACLE_READY):
-	$(call install,$(ORACLE),envs/oracle.txt)
-	@rm -f $(ORACLE)/oracle-* && touch $@
-
-# Nothing is resolved or downloaded here: the build backend is in the lock (envs/build.in).
-install_project = $(call pip,$(VENV)) install --quiet --disable-pip-version-check \
-  --no-index --no-build-isolation --no-deps -e .
+	@echo "Installing envs/oracle.txt into $(ORACLE) (once, 3 GB)"
+	$(call environment,$(ORACLE))
+	@$(call pip,$(ORACLE)) --require-hashes -r envs/oracle.txt
+	@rm -f $(ORACLE)/oracle-*
+	@touch $@

@@ -93,6 +93,14 @@ def test_extreme_uniforms_stay_on_slots_with_a_priority(uniform):
         assert drawn[-1] == CAPACITY - 2 or not uniform
 
 
+def test_rounding_does_not_lead_out_of_a_block():
+    # The last mass below the total, less what lies before the block, rounds to the block's whole sum.
+    table = table_of({0: 3 * 2.0**-53, BLOCK: 1.0, BLOCK + 1: 2.0**-51})
+    total = table.sums.sum()
+    assert np.nextafter(total, 0) - table.sums[0] == table.sums[1]
+    assert table.find(np.array([1.0])).tolist() == [BLOCK + 1]
+
+
 def test_of_equal_slots_the_last_priority_stays_but_the_largest_is_recorded():
     table = PriorityTable(CAPACITY)
     table.update(np.array([5, 7, 5, 5, 7]), np.array([9, 2, 8, 3, 4], dtype=np.float32))

@@ -17,16 +17,23 @@ FOLDER = Path(__file__).parents[1] / "golden" / "traces"
 FAMILIES = {"value": "dqn"}
 
 
-def record(family: str, root: Path) -> dict[str, Any]:
-    """Train the family's trace cell and return what is compared."""
+def cell_of(family: str) -> Any:
+    """The family's trace cell: frequent episode ends, terminal and cut, and every action explored.
+
+    Actions then do not hang on the last bits of Q-values, which differ between devices.
+    """
     from conftest import tiny
 
-    from moerl.training.statefile import load
-
-    # Always exploring: actions then do not hang on the last bits of Q-values, which differ between CPUs.
     cell = tiny("Breakout", 300, 2, variant="cnn-softmoe2", max_episode_steps=190, epsilon_train=1.0)
     assert cell.spec.agent == FAMILIES[family]
-    cell.train(root)
+    return cell
+
+
+def record(family: str, root: Path) -> dict[str, Any]:
+    """Train the family's trace cell and return what is compared."""
+    from moerl.training.statefile import load
+
+    cell_of(family).train(root)
     folder = root / "results" / "seed0" / "end"
     tensors, meta = load(folder / "resume.safetensors")
     log, _ = load(folder / "actions.safetensors")

@@ -98,7 +98,7 @@ def undisturbed_command(tmp_path_factory):
     """A `moerl train` command line for a tiny study, and the files it gives undisturbed."""
     root = tmp_path_factory.mktemp("command")
     study = yaml.safe_load(DEMO.read_text())
-    study |= {"iteration_frames": 4000, "milestones": {"short": 4000, "full": 4000}}
+    study |= {"iteration_frames": 1600, "milestones": {"short": 1600, "full": 1600}}
     study["agents"]["dqn"] |= {"min_replay_history": 100}
     (root / "study.yaml").write_text(yaml.safe_dump(study))
     cell = [

@@ -3,7 +3,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from tiny_project import TINY_AGENT, Project
 
 TWO_AGENTS = {

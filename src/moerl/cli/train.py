@@ -39,11 +39,15 @@ class TrainJob:
 
 
 def configure_jax(threads: int) -> None:
-    """Size XLA's CPU thread pool and turn on its compilation cache, shared by all jobs of a user.
+    """Set how JAX computes; must come before JAX is first used in the process.
 
-    Must come before JAX is first used in the process. `JAX_COMPILATION_CACHE_DIR` moves the cache.
+    Sizes XLA's CPU thread pool; on a GPU, asks for full float32 products (no TF32) and for
+    deterministic kernels; turns on the compilation cache, shared by all jobs of a user
+    (`JAX_COMPILATION_CACHE_DIR` moves it). Variables that are set already are left alone.
     """
     os.environ["PJRT_NPROC"] = str(threads)
+    os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "float32")
+    os.environ.setdefault("XLA_FLAGS", "--xla_gpu_deterministic_ops=true")
     # Machine code is cached: one folder per kind of CPU, so that a mixed cluster can share a home.
     cpu = Path("/proc/cpuinfo")
     flags = next((line for line in cpu.open() if line.startswith("flags")), "") if cpu.exists() else ""
