@@ -47,7 +47,8 @@ def parameter(name: str, shape: tuple[int, ...]) -> np.ndarray:
     if name.endswith("bias"):
         return np.float32(0.1) * values
     if name == "moe/phi":
-        fan_in = shape[0]
+        # Peaked softmaxes: near-uniform ones leave a gradient that is all cancellation.
+        fan_in = shape[0] / 9
     elif name.startswith("moe/experts"):
         fan_in = shape[1]
     else:

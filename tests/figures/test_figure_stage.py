@@ -116,7 +116,7 @@ def test_a_reduced_study_says_so_on_the_face(study: Study, tables: Path) -> None
         stage.run(study, figure, tables)
     said = svg_text(study, "fig01", tables)
     assert "Reduced study “synthetic”" in said
-    assert "AirRaid, Pong, Breakout; 3 seeds; 8M frames; with the cnn encoder." in said
+    assert "AirRaid, Pong, Breakout; 3 seeds; 8M frames; Nature CNN encoder instead of Impala." in said
     said = svg_text(study, "fig10", tables)
     assert "Asterix, Pong, SpaceInvaders; 3 seeds; 6M frames; with the cnn encoder; for dqn" in said
 
@@ -127,7 +127,7 @@ def test_notes_speak_of_their_own_figure_only() -> None:
     note = reduced_note(paper, "fig10")
     assert note is not None
     assert note.startswith("Study “paper”")
-    assert note.endswith("for dqn.")
+    assert note.endswith("DQN instead of Rainbow.")
 
 
 def test_missing_runs_are_refused_or_named_on_the_face(study: Study, results: Path) -> None:

@@ -28,8 +28,8 @@ def tiny_study() -> dict[str, Any]:
         "seeds": [0, 1, 2],
         "seeds_per_job": 2,
         "iteration_frames": 4000,
-        "milestones": {"short": "12k", "full": "12k"},
-        "snapshot_every": 3,
+        "milestones": {"short": "8k", "full": "8k"},
+        "snapshot_every": 2,
     }
 
 
@@ -61,12 +61,13 @@ def test_killed_and_timed_out_jobs_resume_to_the_same_bytes(
         said, _ = pipeline.communicate(timeout=900)
     finally:
         pipeline.kill()
+        pipeline.wait()
     assert pipeline.returncode == 0, said + project.logs()
 
     assert "Error in rule train_0_1" in said
-    assert "continues from agent step" in log(project, "12k_seed0_1")
+    assert "continues from agent step" in log(project, "8k_seed0_1")
     assert "its deadline is near" in said
-    assert "continues from agent step" in log(project, "12k_seed2")
+    assert "continues from agent step" in log(project, "8k_seed2")
 
     undisturbed.snakemake("--cores", "2", timeout=900)
     assert digests(project) == digests(undisturbed)
@@ -76,19 +77,21 @@ def test_killed_and_timed_out_jobs_resume_to_the_same_bytes(
 
 def kill_when_under_way(project: Project, pipeline: subprocess.Popen[str], timeout: float = 300.0) -> None:
     """Cancel the SLURM job of seeds 0 and 1 once it reports progress."""
-    progress = project.root / "state/tiny/dqn/cnn-baseline/Pong/seed0/12k/progress.json"
+    progress = project.root / "state/tiny/dqn/cnn-baseline/Pong/seed0/8k/progress.json"
     deadline = time.monotonic() + timeout
     while not progress.exists():
         assert pipeline.poll() is None, "the pipeline ended before its training job could be killed"
         assert time.monotonic() < deadline, f"no progress after {timeout} s{project.logs()}"
         time.sleep(0.2)
-    assert json.loads(progress.read_text())["frames"] < 12_000
-    queue = subprocess.run(
-        ["squeue", "-h", "-o", "%k %i %b"], capture_output=True, text=True, check=True
-    ).stdout
-    job = next(line.split() for line in queue.splitlines() if line.startswith("rule_train_0_1_"))
-    assert "gpu" in job[2]
-    subprocess.run(["scancel", job[1]], check=True)
+    assert json.loads(progress.read_text())["frames"] < 8_000
+    queue = ask("squeue", "-h", "-o", "%k %i")
+    job = next(line.split()[1] for line in queue.splitlines() if line.startswith("rule_train_0_1_"))
+    assert "gpu" in ask("scontrol", "show", "job", job)
+    ask("scancel", job)
+
+
+def ask(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def log(project: Project, name: str) -> str:

@@ -29,7 +29,7 @@ rule manifest:
     params:
         **WHERE,
         code=closure_digest("moerl.cli.manifest"),
-        deviations=canonical_json(study.deviations),
+        deviations=canonical_json(asdict(study.deviations)),
     message:
         "Listing every byte-reproducible file of study {study.name}"
     shell:

@@ -5,6 +5,7 @@
 # lie must not count: Snakemake does not track a param that is a `Path`, and WHERE relies on it.
 
 import sys
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
@@ -126,24 +127,16 @@ def aggregated(figure):
 
 
 def drawn(figure):
-    """What the drawing adds: the figure's words, and the notes on how the study differs from the paper.
-
-    A deviation starts with the figure, agent or game set that it is about; what it says of the study's
-    length is on the figure as the figure's own milestone.
-    """
-    spec = study.figures[figure]
-    about = [
-        d
-        for d in study.deviations
-        if d.split()[0] == figure or d.split(":")[0] in study.agents
-    ]
+    """What the drawing adds: the figure's words, and the note on how it differs from the paper's."""
+    spec, deviations = study.figures[figure], study.deviations
+    own = [*deviations.figures.get(figure, ()), *deviations.agents]
     return canonical_json(
         {
             "study": study.name,
             "spec": spec.model_dump(mode="json", exclude={"caption", "section"}),
             "agents": sorted(study.agents),
-            "deviations": about,
-            "reduced": len(study.deviations) > 0,
+            "own_deviations": own,
+            "reduced": bool(deviations.budget),
             "milestone": study.milestone(spec.milestone),
             "seeds": len(study.seeds),
         }

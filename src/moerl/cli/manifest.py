@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import moerl
@@ -21,7 +22,7 @@ def write_manifest(study: Study, results: Path) -> None:
     content = {
         "study": study.name,
         "moerl": moerl.__version__,
-        "deviations_from_the_paper": list(study.deviations),
+        "deviations_from_the_paper": asdict(study.deviations),
         "runs": len(study.runs()),
         "sha256": digests,
     }

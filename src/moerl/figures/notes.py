@@ -19,24 +19,15 @@ _NAMED = 6  # missing runs named on the face; the table names all
 
 
 def reduced_note(study: Study, figure_name: str) -> str | None:
-    """How this figure falls short of the paper's, in one sentence; None where it does not.
-
-    The study's deviations that are about other figures are left out.
-    """
-    others = set(study.configured_figures) - {figure_name}
-    deviations = [d for d in study.deviations if d.split()[0] not in others]
-    if not deviations:
+    """How this figure falls short of the paper's, in one sentence; None where it does not."""
+    if not study.deviations.of(figure_name):
         return None
     figure = study.figure(figure_name)
     games = ", ".join(figure.games) if len(figure.games) <= 4 else f"{len(figure.games)} games"
     seeds = f"{len(study.seeds)} seed" + ("s" if len(study.seeds) > 1 else "")
     budget = f"{games}; {seeds}; {study.milestone(figure.milestone)} frames"
-    own = [
-        d.removeprefix(f"{figure_name} ")
-        for d in deviations
-        if d.startswith(f"{figure_name} ") or d.split(":")[0] in study.agents
-    ]
-    kind = "Study" if len(own) == len(deviations) else "Reduced study"
+    own = [*study.deviations.figures.get(figure_name, ()), *study.deviations.agents]
+    kind = "Reduced study" if study.deviations.budget else "Study"
     return f"{kind} “{study.name}”, not the paper's setting: {'; '.join([budget, *own])}."
 
 

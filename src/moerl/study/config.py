@@ -22,8 +22,8 @@ from pydantic import (
 )
 
 from moerl.study.errors import ConfigError, one_of
-from moerl.study.expansion import Study, frames_label
-from moerl.study.figures import FigureOverride, FigureSpec
+from moerl.study.expansion import Deviations, Study, frames_label
+from moerl.study.figures import AGENT_TITLES, ENCODER_TITLES, FigureOverride, FigureSpec
 from moerl.study.games import Game, game_sets, load_games
 from moerl.study.specs import (
     FRAMES_PER_STEP,
@@ -199,7 +199,7 @@ def load_study(path: Path) -> Study:
         early_readout=file.early_readout,
         cpu_threads=file.cpu_threads,
         snapshot_every=file.snapshot_every,
-        deviations=_deviations(file),
+        deviations=_deviations(file, shared / "figures.yaml"),
     )
 
 
@@ -252,7 +252,7 @@ def _figures(
                 raise ConfigError(
                     path, f"figures.{name}.agent", "only a single-panel figure's agent may change"
                 )
-            title = {"dqn": "DQN", "rainbow": "Rainbow"}.get(override.agent, override.agent)
+            title = AGENT_TITLES[override.agent]
             update["panels"] = (spec.panels[0].model_copy(update={"agent": override.agent, "title": title}),)
         encoder = str(update.get("encoder", spec.encoder))
         update["series"] = tuple(
@@ -294,17 +294,30 @@ def _games(
     return members
 
 
-def _deviations(file: StudyFile) -> tuple[str, ...]:
-    """How the study falls short of the paper's budgets, in words that go on the figures."""
-    found = []
+def _deviations(file: StudyFile, shared: Path) -> Deviations:
+    configured = read_yaml(shared)
+    budget = []
     if (file.milestones.short, file.milestones.full) != (50_000_000, 200_000_000):
-        found.append(f"{frames_label(file.milestones.full)} frames instead of 200M")
+        budget.append(f"{frames_label(file.milestones.full)} frames instead of 200M")
     if len(file.seeds) < 5:
-        found.append(f"{len(file.seeds)} seeds instead of 5")
+        budget.append(f"{len(file.seeds)} seeds instead of 5")
     for name, members in file.games.items():
         if not isinstance(members, str):
-            found.append(f"{name} reduced to {', '.join(members)}")
-    found += [f"{name} with the {o.encoder} encoder" for name, o in file.figures.items() if o.encoder]
-    found += [f"{name} for {o.agent}" for name, o in file.figures.items() if o.agent]
-    found += [f"{name}: {', '.join(o)} changed" for name, o in file.agents.items() if o]
-    return tuple(found)
+            budget.append(f"{name} reduced to {', '.join(members)}")
+    figures = {}
+    for name, override in file.figures.items():
+        original = configured[name]
+        own = []
+        if override.encoder and override.encoder != original["encoder"]:
+            own.append(
+                f"{ENCODER_TITLES[override.encoder]} encoder instead of {ENCODER_TITLES[original['encoder']]}"
+            )
+        if override.agent and override.agent != original["panels"][0]["agent"]:
+            own.append(f"{AGENT_TITLES[override.agent]} instead of {original['panels'][0]['title']}")
+        if override.games:
+            own.append("other games")
+        figures[name] = tuple(own)
+    agents = tuple(
+        f"{AGENT_TITLES.get(name, name)}: {', '.join(o)} changed" for name, o in file.agents.items() if o
+    )
+    return Deviations(tuple(budget), agents, figures)

@@ -49,6 +49,22 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Deviations:
+    """How a study differs from the paper's setting, in words for figures and manifests."""
+
+    budget: tuple[str, ...]
+    """Frames, seeds and games."""
+    agents: tuple[str, ...]
+    """Hyper-parameters changed."""
+    figures: dict[str, tuple[str, ...]]
+    """What is different in single figures."""
+
+    def of(self, figure: str) -> tuple[str, ...]:
+        """Every deviation that concerns one figure."""
+        return (*self.budget, *self.figures.get(figure, ()), *self.agents)
+
+
+@dataclass(frozen=True)
 class Study:
     """A resolved study; see `moerl.study.config.StudyFile` for the meaning of the fields."""
 
@@ -66,7 +82,7 @@ class Study:
     early_readout: int | None
     snapshot_every: int
     cpu_threads: int
-    deviations: tuple[str, ...]
+    deviations: Deviations
 
     def milestone(self, which: str) -> str:
         """Label of the milestone that figures call "short" or "full"."""

@@ -8,15 +8,30 @@ from pydantic import model_validator
 
 from moerl.study.specs import Encoder, Frozen, NonNegativeInt
 
-AGENTS = ("dqn", "rainbow", "der", "drq_eps", "cql", "cql_c51", "sac", "ppo")
+AgentName = Literal["dqn", "rainbow", "der", "drq_eps", "cql", "cql_c51", "sac", "ppo"]
 """Every agent of the paper; a figure may name one that a study, or moerl, does not train yet."""
+
+AGENT_TITLES: dict[str, str] = {
+    "dqn": "DQN",
+    "rainbow": "Rainbow",
+    "der": "DER",
+    "drq_eps": "DrQ(ε)",
+    "cql": "CQL",
+    "cql_c51": "CQL + C51",
+    "sac": "SAC",
+    "ppo": "PPO",
+}
+"""Agents as the paper prints them."""
+
+ENCODER_TITLES: dict[str, str] = {Encoder.CNN: "Nature CNN", Encoder.IMPALA: "Impala"}
+"""Encoders as the paper prints them."""
 
 
 class Panel(Frozen):
     """One panel: its title as printed, and the agent it shows."""
 
     title: str
-    agent: Literal["dqn", "rainbow", "der", "drq_eps", "cql", "cql_c51", "sac", "ppo"]
+    agent: AgentName
 
 
 class XAxis(Frozen):
@@ -75,5 +90,5 @@ class FigureOverride(Frozen):
     """What a study may change in a figure: encoder, games, or the agent of a single-panel figure."""
 
     encoder: Encoder | None = None
-    agent: Literal["dqn", "rainbow", "der", "drq_eps", "cql", "cql_c51", "sac", "ppo"] | None = None
+    agent: AgentName | None = None
     games: str | tuple[str, ...] | None = None
