@@ -70,6 +70,7 @@ BAD = {
     "hostile name": ({"name": "a; rm -rf b"}, ["name", "lower-case"]),
 }
 
+
 @pytest.mark.parametrize(("changes", "expected"), BAD.values(), ids=BAD.keys())
 def test_wrong_value_is_named_in_one_line(tmp_path, changes, expected):
     path = edited(tmp_path, **changes)

@@ -23,7 +23,6 @@ Indices = npt.NDArray[np.int64]
 TRIM = 0.25  # cut from each tail: what is left is the interquartile range
 LEVEL = 0.95
 BAR_REPETITIONS = 50_000
-CURVE_REPETITIONS = 2_000  # curves are bootstrapped point by point, as rliable does
 _CHUNK_SCORES = 2_000_000  # resampled scores held in memory at once
 
 
