@@ -47,7 +47,7 @@ lint: $(DEV_READY)
 	PATH="$(BIN):$$PATH" pytest -q tests/workflow/test_lint.py tests/study/test_locks.py
 
 parity: $(DEV_READY) $(ORACLE_READY)
-	PATH="$(BIN):$$PATH" pytest -m oracle
+	MOERL_REQUIRE_ORACLE=1 PATH="$(BIN):$$PATH" pytest -m oracle
 
 bench: $(DEV_READY) $(ORACLE_READY)
 	PATH="$(BIN):$$PATH" python benchmarks/bench_train.py --oracle-python $(ORACLE)/bin/python

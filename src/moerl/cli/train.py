@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import logging
@@ -38,6 +39,22 @@ class TrainJob:
     save_every_seconds: float
 
 
+def keep_freed_memory() -> None:
+    """Tell glibc to reuse large freed blocks instead of returning them to the system.
+
+    XLA's CPU executables allocate their scratch memory (tens of MB) anew at every call. By default
+    each call would map fresh pages and fault them in: a SoftMoE-8 update takes 44 ms so, 34 ms
+    with this (two cores, batch 32). Numbers do not change.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    trim_threshold, mmap_max, arena_max = -1, -4, -8  # M_… in malloc.h
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, 2**31 - 1)
+    mallopt(arena_max, 1)
+
+
 def configure_jax(threads: int) -> None:
     """Set how JAX computes; must come before JAX is first used in the process.
 
@@ -45,6 +62,7 @@ def configure_jax(threads: int) -> None:
     deterministic kernels; turns on the compilation cache, shared by all jobs of a user
     (`JAX_COMPILATION_CACHE_DIR` moves it). Variables that are set already are left alone.
     """
+    keep_freed_memory()
     os.environ["PJRT_NPROC"] = str(threads)
     os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "float32")
     os.environ.setdefault("XLA_FLAGS", "--xla_gpu_deterministic_ops=true")
