@@ -116,10 +116,16 @@ def test_a_reduced_study_says_so_on_the_face(study: Study, tables: Path) -> None
         stage.run(study, figure, tables)
     said = svg_text(study, "fig01", tables)
     assert "Reduced study “synthetic”" in said
-    assert "AirRaid, Pong, Breakout; 3 seeds; 8M frames; Nature CNN encoder instead of Impala." in said
+    for words in (
+        "8M frames instead of 200M",
+        "3 seeds instead of 5",
+        "Nature CNN encoder instead of Impala",
+    ):
+        assert words in said
+    assert "AirRaid, Pong, Breakout instead of the paper's 20 games" in said
     said = svg_text(study, "fig10", tables)
-    assert "Asterix, Pong, SpaceInvaders; 3 seeds; 6M frames;" in said
-    assert "frames; Nature CNN encoder instead of Impala; DQN instead of Rainbow" in said
+    for words in ("6M frames instead of 50M", "Nature CNN encoder instead of Impala; DQN instead of Rainbow"):
+        assert words in said
 
 
 def test_notes_speak_of_their_own_figure_only() -> None:

@@ -10,8 +10,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from tiny_runs import tiny
+
 from moerl.study.specs import TRAINING_REVISION
 from moerl.training.progress import IterationRow
+from moerl.training.statefile import load
 
 FOLDER = Path(__file__).parents[1] / "golden" / "traces"
 FAMILIES = {"value": "dqn"}
@@ -22,8 +25,6 @@ def cell_of(family: str) -> Any:
 
     Actions then do not hang on the last bits of Q-values, which differ between devices.
     """
-    from conftest import tiny
-
     cell = tiny("Breakout", 300, 2, variant="cnn-softmoe2", max_episode_steps=190, epsilon_train=1.0)
     assert cell.spec.agent == FAMILIES[family]
     return cell
@@ -31,8 +32,6 @@ def cell_of(family: str) -> Any:
 
 def record(family: str, root: Path) -> dict[str, Any]:
     """Train the family's trace cell and return what is compared."""
-    from moerl.training.statefile import load
-
     cell_of(family).train(root)
     folder = root / "results" / "seed0" / "end"
     tensors, meta = load(folder / "resume.safetensors")
@@ -50,9 +49,6 @@ def record(family: str, root: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    import sys
-
-    sys.path.insert(0, str(Path(__file__).parent))
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name in FAMILIES:
         with tempfile.TemporaryDirectory() as scratch:

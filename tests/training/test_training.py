@@ -1,6 +1,9 @@
 """A run's files are the same bytes alone or packed, in one go or killed anywhere and resumed."""
 
+import io
 import itertools
+import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,14 +11,15 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import STUDY, TINY, files, tiny
+from tiny_runs import STUDY, TINY, files, tiny
 
 from moerl.study.config import load_study
 from moerl.study.errors import UserError
 from moerl.study.expansion import Cell
-from moerl.training import online
+from moerl.training import checkpoint, online
 from moerl.training.checkpoint import RunFolders
 from moerl.training.lane import DivergedError
 from moerl.training.online import LeftEarlyError, Options, epsilon
@@ -98,7 +102,8 @@ def undisturbed_command(tmp_path_factory):
     """A `moerl train` command line for a tiny study, and the files it gives undisturbed."""
     root = tmp_path_factory.mktemp("command")
     study = yaml.safe_load(STUDY.read_text())
-    study |= {"iteration_frames": 1600, "milestones": {"short": 1600, "full": 1600}}
+    study |= {"iteration_frames": 1600, "milestones": {"short": 1600, "full": 1600}, "early_readout": None}
+    study["snapshot_every"] = 1
     study["agents"] = {
         "dqn": {"min_replay_history": 100, "epsilon_decay_period": 200, "replay_capacity": 600}
     }
@@ -194,10 +199,104 @@ def test_diverged_run_is_named_and_never_saved(tmp_path):
     with pytest.raises(DivergedError, match=r"seed 0: diverged, loss .* at gradient step \d+"):
         cell.train(tmp_path, options=Options(save_every_seconds=0.02))
     saved = list(tmp_path.rglob("current.safetensors"))
+    assert saved
     for path in saved:
         tensors, _ = load(path)
-        assert np.isfinite(tensors["pending_losses"]).all()
+        assert all(np.isfinite(v).all() for v in tensors.values() if v.dtype.kind == "f")
     assert not list(tmp_path.rglob("resume.safetensors"))
+
+
+@pytest.mark.long
+def test_killed_at_every_write_and_resumed_equals_undisturbed(tmp_path, monkeypatch):
+    """Dies before and after each write and link in turn; one more invocation must finish."""
+    cell = TINY["Breakout"]
+    options = Options(save_every_seconds=1e9)
+    expected = cell.train(tmp_path / "expected", iterations=1, options=options)
+    # Trained to the end, with nothing published yet; publishing is then killed at each of its steps.
+    monkeypatch.setattr(checkpoint.RunFolders, "publish", pulled)
+    with pytest.raises(PulledPlugError):
+        cell.train(tmp_path / "trained", iterations=1, options=Options(save_every_seconds=0.2))
+    monkeypatch.setattr(checkpoint.RunFolders, "publish", PUBLISH)
+    counter = {"left": 0, "seen": 0}
+
+    def tick():
+        counter["seen"] += 1
+        counter["left"] -= 1
+        if counter["left"] == 0:
+            raise PulledPlugError
+
+    def fused(original):
+        def call(*arguments, **keywords):
+            tick()
+            result = original(*arguments, **keywords)
+            tick()
+            return result
+
+        return call
+
+    for name in ("write_atomic", "store", "_link"):
+        monkeypatch.setattr(checkpoint, name, fused(getattr(checkpoint, name)))
+    for step in range(1, 100):
+        root = tmp_path / f"step{step}"
+        shutil.copytree(tmp_path / "trained", root)
+        counter |= {"left": step, "seen": 0}
+        try:
+            got = cell.train(root, iterations=1, options=options)
+        except PulledPlugError:
+            counter["left"] = 10**6
+            got = cell.train(root, iterations=1, options=options)
+            assert got == expected, f"killed at write step {step}"
+        else:
+            assert step > counter["seen"] >= 10
+            break
+    assert got == expected
+
+
+PUBLISH = checkpoint.RunFolders.publish
+
+
+def pulled(*_):
+    """In place of `publish`: the process dies when training is over and nothing is published yet."""
+    raise PulledPlugError
+
+
+def test_greedy_actions_come_from_the_online_network_and_the_current_state(monkeypatch):
+    cell = TINY["Breakout"]
+    agent = online.ValueAgent(cell.spec.hyper, cell.spec.network, cell.spec.num_actions)
+    lane = online.Lane.fresh(cell.spec, 0, agent)
+    lane.agent_steps = 123
+    pack = online.Pack(cell.spec, None, [lane], agent)
+    asked = []
+    monkeypatch.setattr(online, "epsilon", lambda spec, steps: asked.append(steps) or 0.0)
+    monkeypatch.setattr(pack, "_greedy", lambda params, state: asked.append((params, state)) or 2)
+    assert pack._choose(lane) == 2
+    steps, (params, state) = asked
+    assert steps == 123
+    assert params is lane.learner.params
+    assert state is lane.stack
+    monkeypatch.setattr(online, "epsilon", lambda *_: 1.0)
+    monkeypatch.setattr(pack, "_greedy", lambda *_: pytest.fail("evaluated the network for a random action"))
+    drawn = []
+    for lane.agent_steps in range(400):
+        drawn.append(pack._choose(lane))
+    assert np.bincount(drawn, minlength=4).min() > 60
+
+
+def test_training_seconds_count_what_was_trained_before_an_interruption(tmp_path):
+    cell = TINY["Breakout"]
+    with pytest.raises(LeftEarlyError):
+        cell.train(tmp_path, options=Options(deadline_seconds=1e-3))
+    folder = tmp_path / "state" / "seed0" / "end"
+    timing = json.loads((folder / "timing.json").read_text())
+    (folder / "timing.json").write_text(json.dumps(timing | {"seconds": 1000.0}))
+    cell.train(tmp_path)
+    rows = pq.read_table(tmp_path / "results" / "seed0" / "end" / "timing.parquet").to_pylist()
+    assert all(1000 < row["wall_seconds"] < 1500 for row in rows)
+
+
+def test_a_deadline_of_zero_seconds_is_a_deadline(tmp_path):
+    with pytest.raises(LeftEarlyError, match="deadline is near"):
+        TINY["Breakout"].train(tmp_path, options=Options(deadline_seconds=0.0))
 
 
 def test_lanes_beside_a_diverged_one_finish(undisturbed, tmp_path, monkeypatch):
@@ -256,10 +355,6 @@ def test_epsilon_schedule_of_the_paper():
 
 
 def test_manifest_and_iterations(undisturbed, tmp_path):
-    import io
-
-    import pyarrow.parquet as pq
-
     cell, published = undisturbed
     returns = pq.read_table(io.BytesIO(published[0]["returns.parquet"])).to_pylist()
     assert [row["iteration"] for row in returns] == list(range(cell.iterations))

@@ -21,7 +21,7 @@ rule scores:
     message:
         "Collecting the scores of {wildcards.figure}"
     shell:
-        "moerl scores {wildcards.figure} --study {params.study} --results {params.results} > {log} 2>&1"
+        "moerl scores {wildcards.figure} --study {params.study:q} --results {params.results} > {log} 2>&1"
 
 
 rule table:
@@ -45,4 +45,4 @@ rule table:
     message:
         "Aggregating {wildcards.figure} into its table"
     shell:
-        "moerl table {wildcards.figure} --study {params.study} --results {params.results} > {log} 2>&1"
+        "moerl table {wildcards.figure} --study {params.study:q} --results {params.results} > {log} 2>&1"

@@ -25,6 +25,6 @@ rule analyse:
     message:
         "Analysing {wildcards.agent} {wildcards.variant} on {wildcards.game}, seed {wildcards.seed}"
     shell:
-        "moerl analyse --study {params.study} --results {params.results} --agent {wildcards.agent}"
+        "moerl analyse --study {params.study:q} --results {params.results} --agent {wildcards.agent}"
         " --variant {wildcards.variant} --game {wildcards.game} --seed {wildcards.seed}"
         " > {log} 2>&1"

@@ -33,4 +33,4 @@ rule manifest:
     message:
         "Listing every byte-reproducible file of study {study.name}"
     shell:
-        "moerl manifest --study {params.study} --results {params.results} > {log} 2>&1"
+        "moerl manifest --study {params.study:q} --results {params.results} > {log} 2>&1"

@@ -131,15 +131,14 @@ def aggregated(figure):
 
 def drawn(figure):
     """What the drawing adds: the figure's words, and the note on how it differs from the paper's."""
-    spec, deviations = study.figures[figure], study.deviations
-    own = [*deviations.figures.get(figure, ()), *deviations.agents]
+    spec = study.figures[figure]
     return canonical_json(
         {
             "study": study.name,
             "spec": spec.model_dump(mode="json", exclude={"caption", "section"}),
             "agents": sorted(study.agents),
-            "own_deviations": own,
-            "reduced": bool(deviations.budget),
+            "deviations": study.deviations.of(figure),
+            "reduced": bool(study.deviations.budget.get(figure)),
             "milestone": study.milestone(spec.milestone),
             "seeds": len(study.seeds),
         }

@@ -21,4 +21,4 @@ rule figure:
     message:
         "Drawing {wildcards.figure}"
     shell:
-        "moerl figure {wildcards.figure} --study {params.study} --results {params.results} > {log} 2>&1"
+        "moerl figure {wildcards.figure} --study {params.study:q} --results {params.results} > {log} 2>&1"

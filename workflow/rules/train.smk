@@ -34,7 +34,7 @@ for _pack in study.packs:
             "Training {wildcards.agent} {wildcards.variant} on {wildcards.game},"
             " seeds {params.seeds}, to {wildcards.milestone} frames"
         shell:
-            "moerl train --study {params.study} --results {params.results} --state {params.state}"
+            "moerl train --study {params.study:q} --results {params.results} --state {params.state}"
             " --agent {wildcards.agent} --variant {wildcards.variant} --game {wildcards.game}"
             " --seeds {params.seeds} --milestone {wildcards.milestone} --expect-spec {params.digest}"
             " ${{MARGIN_SECONDS:+--runtime-minutes {resources.runtime} --margin-seconds $MARGIN_SECONDS}}"

@@ -20,15 +20,11 @@ _NAMED = 6  # missing runs named on the face; the table names all
 
 def reduced_note(study: Study, figure_name: str) -> str | None:
     """How this figure falls short of the paper's, in one sentence; None where it does not."""
-    if not study.deviations.of(figure_name):
+    deviations = study.deviations.of(figure_name)
+    if not deviations:
         return None
-    figure = study.figure(figure_name)
-    games = ", ".join(figure.games) if len(figure.games) <= 4 else f"{len(figure.games)} games"
-    seeds = f"{len(study.seeds)} seed" + ("s" if len(study.seeds) > 1 else "")
-    budget = f"{games}; {seeds}; {study.milestone(figure.milestone)} frames"
-    own = [*study.deviations.figures.get(figure_name, ()), *study.deviations.agents]
-    kind = "Reduced study" if study.deviations.budget else "Study"
-    return f"{kind} “{study.name}”, not the paper's setting: {'; '.join([budget, *own])}."
+    kind = "Reduced study" if study.deviations.budget.get(figure_name) else "Study"
+    return f"{kind} “{study.name}”, not the paper's setting: {'; '.join(deviations)}."
 
 
 def missing_note(missing: Sequence[str]) -> str | None:

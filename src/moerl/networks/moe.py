@@ -89,6 +89,11 @@ class Experts(nn.Module):
         return batch_major(outputs, slots), batch_major(hidden, slots)
 
 
+def stable_exp(logits: jax.Array, axis: int) -> jax.Array:
+    """Softmax along `axis` before its division: exp(logits - max), in (0, 1] with a 1 in every slice."""
+    return jnp.exp(logits - lax.stop_gradient(jnp.max(logits, axis=axis, keepdims=True)))
+
+
 class SoftMoE(nn.Module):
     """Every slot sees a softmax average of all tokens, every token one of all slots (method 3.1).
 
@@ -109,14 +114,17 @@ class SoftMoE(nn.Module):
         # Counts as a parameter; only the normalised variant (paper section 5.3) uses it.
         self.param("scalar", ones, (1,))
         logits = jnp.einsum("...md,dn->...mn", tokens, phi.reshape(width, -1))
-        dispatch = jax.nn.softmax(logits, axis=-2)
-        combine = jax.nn.softmax(logits, axis=-1)
+        dispatch = stable_exp(logits, axis=-2)
+        combine = stable_exp(logits, axis=-1)
+        # Softmax averages, divided by their mass afterwards: [N, D] and [M, D] are smaller than [M, N].
         slot_inputs = jnp.einsum("...mn,...md->...nd", dispatch, tokens)
+        slot_inputs = slot_inputs / jnp.sum(dispatch, axis=-2)[..., None]
         outputs, hidden = Experts(self.hidden_units, name="experts")(
             slot_inputs.reshape(*batch, self.num_experts, slots, width)
         )
         slot_outputs = outputs.reshape(*batch, -1, width)
-        return MoEOutput(jnp.einsum("...mn,...nd->...md", combine, slot_outputs), hidden)
+        combined = jnp.einsum("...mn,...nd->...md", combine, slot_outputs)
+        return MoEOutput(combined / jnp.sum(combine, axis=-1, keepdims=True), hidden)
 
 
 def top1_dispatch(choice: jax.Array, num_experts: int, slots: int) -> jax.Array:

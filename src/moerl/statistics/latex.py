@@ -54,7 +54,7 @@ def bars_latex(table: pd.DataFrame, figure: FigureSpec, headline: str) -> str:
             body.append(_row([escape(str(series)), *cells]))
         body.append(r"\addlinespace")
     header = _row([escape(figure.x.label), *xs])
-    return _tabular(headline, "l" + "c" * len(xs), header, body[:-1])
+    return _tabular(headline, "l" + "c" * len(xs), header, body[:-1], _remarks(table, len(xs) + 1))
 
 
 def analysis_latex(table: pd.DataFrame, figure: FigureSpec, headline: str) -> str:
@@ -70,7 +70,8 @@ def analysis_latex(table: pd.DataFrame, figure: FigureSpec, headline: str) -> st
             body.append(_row([escape(str(series)), *cells]))
         body.append(r"\addlinespace")
     header = _row(["", *(escape(label) for label in labels.values())])
-    return _tabular(headline, "l" + "c" * len(labels), header, body[:-1])
+    remarks = _remarks(table, len(labels) + 1)
+    return _tabular(headline, "l" + "c" * len(labels), header, body[:-1], remarks)
 
 
 FORMATS: dict[str, Callable[[pd.DataFrame, FigureSpec, str], str]] = {
@@ -95,7 +96,19 @@ def _span(columns: int, text: str) -> str:
     return f"\\multicolumn{{{columns}}}{{l}}{{\\emph{{{text}}}}} \\\\"
 
 
-def _tabular(headline: str, columns: str, header: str, body: Sequence[str]) -> str:
+def _remarks(table: pd.DataFrame, columns: int) -> list[str]:
+    """What the numbers leave out, as rows below the table."""
+    titles = {"games_left_out": "Without a human score, left out", "missing_runs": "Missing runs"}
+    rows = []
+    for column, title in titles.items():
+        named = table[column].dropna().astype(str) if column in table else pd.Series(dtype=str)
+        names = sorted({name for cell in named for name in cell.split("; ") if name})
+        if names:
+            rows.append(_span(columns, escape(f"{title}: {', '.join(names)}.")))
+    return rows
+
+
+def _tabular(headline: str, columns: str, header: str, body: Sequence[str], remarks: Sequence[str]) -> str:
     lines = [
         f"% {headline}",
         r"% Needs \usepackage{booktabs}.",
@@ -105,6 +118,7 @@ def _tabular(headline: str, columns: str, header: str, body: Sequence[str]) -> s
         r"\midrule",
         *body,
         r"\bottomrule",
+        *remarks,
         r"\end{tabular}",
     ]
     return "\n".join(lines) + "\n"

@@ -35,6 +35,10 @@ from moerl.study.specs import (
 )
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+PAPER_FRAMES = {"short": 50_000_000, "full": 200_000_000, "iteration": 1_000_000}
+"""The paper's budgets, in emulated frames."""
+PAPER_SETS = {"games20": "games20_paper"}
+"""Game sets as figures name them → the list printed in the paper (Appendix A)."""
 _FRAMES = re.compile(r"(\d+)([kM]?)")
 _Model = TypeVar("_Model")
 
@@ -96,6 +100,12 @@ class StudyFile(Frozen):
                 )
         if self.milestones.short > self.milestones.full:
             raise ValueError("milestones.short must not exceed milestones.full")
+        early = self.early_readout
+        if early and (early % self.iteration_frames or early > self.milestones.full):
+            raise ValueError(
+                f"early_readout ({early} frames) must be a multiple of iteration_frames "
+                f"({self.iteration_frames}) and not exceed milestones.full ({self.milestones.full})"
+            )
         return self
 
 
@@ -184,6 +194,7 @@ def load_study(path: Path) -> Study:
     games = load_games(shared / "games.tsv")
     variants = _variants(shared / "networks.yaml", file, path)
     figures = _figures(shared / "figures.yaml", file, path, games, variants)
+    _check_snapshots(file, path, figures)
     return Study(
         path=path,
         name=file.name,
@@ -199,7 +210,7 @@ def load_study(path: Path) -> Study:
         early_readout=file.early_readout,
         cpu_threads=file.cpu_threads,
         snapshot_every=file.snapshot_every,
-        deviations=_deviations(file, shared / "figures.yaml"),
+        deviations=_deviations(file, shared / "figures.yaml", figures, games),
     )
 
 
@@ -273,6 +284,19 @@ def _figures(
     return figures
 
 
+def _check_snapshots(file: StudyFile, path: Path, figures: Mapping[str, FigureSpec]) -> None:
+    """Analysis figures share a milestone, and need a snapshot in it."""
+    analysed = {name: f.milestone for name, f in figures.items() if f.kind == "analysis"}
+    if len(set(analysed.values())) > 1:
+        raise ConfigError(path, "figures", f"analysis figures must share a milestone, not {analysed}")
+    for name in file.figures:
+        if name in analysed:
+            iterations = getattr(file.milestones, analysed[name]) // file.iteration_frames
+            if not 1 <= file.snapshot_every <= iterations:
+                given = f"bad value {file.snapshot_every}: {name} needs snapshots"
+                raise ConfigError(path, "snapshot_every", f"{given}; use 1 to {iterations} iterations")
+
+
 def _games(
     members: str | tuple[str, ...],
     sets: Mapping[str, tuple[str, ...]],
@@ -294,30 +318,34 @@ def _games(
     return members
 
 
-def _deviations(file: StudyFile, shared: Path) -> Deviations:
+def _deviations(
+    file: StudyFile, shared: Path, figures: Mapping[str, FigureSpec], games: Mapping[str, Game]
+) -> Deviations:
     configured = read_yaml(shared)
     budget = []
-    if (file.milestones.short, file.milestones.full) != (50_000_000, 200_000_000):
-        budget.append(f"{frames_label(file.milestones.full)} frames instead of 200M")
     if len(file.seeds) < 5:
         budget.append(f"{len(file.seeds)} seeds instead of 5")
-    for name, members in file.games.items():
-        if not isinstance(members, str):
-            budget.append(f"{name} reduced to {', '.join(members)}")
-    figures = {}
+    if file.iteration_frames != PAPER_FRAMES["iteration"]:
+        budget.append(f"iterations of {frames_label(file.iteration_frames)} frames instead of 1M")
+    budgets: dict[str, tuple[str, ...]] = {}
+    own: dict[str, tuple[str, ...]] = {}
     for name, override in file.figures.items():
-        original = configured[name]
-        own = []
-        if override.encoder and override.encoder != original["encoder"]:
-            own.append(
-                f"{ENCODER_TITLES[override.encoder]} encoder instead of {ENCODER_TITLES[original['encoder']]}"
-            )
+        figure, original, found = figures[name], configured[name], []
+        frames, printed = getattr(file.milestones, figure.milestone), PAPER_FRAMES[figure.milestone]
+        length = [f"{frames_label(frames)} frames instead of {frames_label(printed)}"]
+        budgets[name] = (*(length if frames != printed else []), *budget)
+        if figure.encoder != original["encoder"]:
+            titles = ENCODER_TITLES[figure.encoder], ENCODER_TITLES[original["encoder"]]
+            found.append(f"{titles[0]} encoder instead of {titles[1]}")
         if override.agent and override.agent != original["panels"][0]["agent"]:
-            own.append(f"{AGENT_TITLES[override.agent]} instead of {original['panels'][0]['title']}")
-        if override.games:
-            own.append("other games")
-        figures[name] = tuple(own)
+            found.append(f"{AGENT_TITLES[override.agent]} instead of {original['panels'][0]['title']}")
+        listed = original["games"]
+        paper = game_sets(dict(games))[PAPER_SETS[listed]] if isinstance(listed, str) else tuple(listed)
+        if set(figure.games) != set(paper):
+            shown = ", ".join(figure.games) if len(figure.games) <= 4 else f"{len(figure.games)} games"
+            found.append(f"{shown} instead of the paper's {len(paper)} games")
+        own[name] = tuple(found)
     agents = tuple(
         f"{AGENT_TITLES.get(name, name)}: {', '.join(o)} changed" for name, o in file.agents.items() if o
     )
-    return Deviations(tuple(budget), agents, figures)
+    return Deviations(budgets, agents, own)

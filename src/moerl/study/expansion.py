@@ -52,16 +52,16 @@ class Run:
 class Deviations:
     """How a study differs from the paper's setting, in words for figures and manifests."""
 
-    budget: tuple[str, ...]
-    """Frames, seeds and games."""
+    budget: dict[str, tuple[str, ...]]
+    """Per figure: frames, seeds, iteration length."""
     agents: tuple[str, ...]
     """Hyper-parameters changed."""
     figures: dict[str, tuple[str, ...]]
-    """What is different in single figures."""
+    """Per figure: encoder, agent, games."""
 
     def of(self, figure: str) -> tuple[str, ...]:
         """Every deviation that concerns one figure."""
-        return (*self.budget, *self.figures.get(figure, ()), *self.agents)
+        return (*self.budget.get(figure, ()), *self.figures.get(figure, ()), *self.agents)
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class Study:
     def analysed_milestone(self) -> str:
         """The milestone whose snapshots are analysed: the one of the analysis figures."""
         figures = self.configured_figures.values()
-        return self.milestone(next(f.milestone for f in figures if f.kind == "analysis"))
+        return self.milestone(next((f.milestone for f in figures if f.kind == "analysis"), "short"))
 
     def train_spec(self, cell: Cell) -> TrainSpec:
         """Everything a cell's training depends on. Raises UserError on an unknown agent, variant or game."""

@@ -28,7 +28,7 @@ PositiveFloat = Annotated[float, Field(gt=0.0)]
 class Frozen(BaseModel):
     """Base of every spec: immutable, hashable where its fields are, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Encoder(StrEnum):
@@ -120,6 +120,11 @@ class AgentSpec(Frozen):
             raise ValueError(
                 f"replay_capacity {self.replay_capacity} cannot hold a batch: "
                 f"batch_size + n_step + stack size = {least} is the least"
+            )
+        if self.min_replay_history < self.n_step + STACK_SIZE:
+            raise ValueError(
+                f"min_replay_history {self.min_replay_history} is too short to sample from: "
+                f"n_step + stack size = {self.n_step + STACK_SIZE} is the least"
             )
         if self.n_step > self.max_episode_steps:
             raise ValueError(

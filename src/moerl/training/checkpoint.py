@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import pyarrow.parquet as pq
 
 import moerl
 from moerl.agents.value import ValueAgent
@@ -47,16 +48,14 @@ class RunFolders:
     results: Path
     """Published files of this milestone."""
     timing: list[TimingRow] = field(default_factory=list)
+    seconds: float = 0.0
+    """Training seconds up to the checkpoint that was found, interruptions left out."""
     _restored_from: Path | None = None
-
-    @property
-    def seconds(self) -> float:
-        """Training seconds so far, interruptions left out."""
-        return self.timing[-1].wall_seconds if self.timing else 0.0
 
     def stamp(self, lane: Lane, seconds: float) -> None:
         """Record the training seconds at the end of the iteration that `lane` just finished."""
         self.timing.append(TimingRow(lane.rows[-1].iteration, lane.rows[-1].frame, seconds))
+        self.seconds = seconds
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -69,14 +68,17 @@ class RunFolders:
                 raise UserError(f"{self.state}: another process is training this run") from error
             yield
 
-    def save(self, lane: Lane) -> None:
-        """Write a checkpoint; the one before it is kept as the previous generation."""
+    def save(self, lane: Lane, seconds: float) -> None:
+        """Write a checkpoint; the one before it is kept as the previous generation.
+
+        `seconds` is the training time so far.
+        """
         tensors = lane.tensors() | {f"log/{k}": v for k, v in lane.log.tensors().items()}
         current = self.state / CURRENT
         if current.exists():
             current.replace(self.state / PREVIOUS)
         store(current, tensors, lane.meta())
-        self._write_timing()
+        self._write_timing(seconds)
 
     def save_snapshot(self, lane: Lane) -> None:
         """Write the snapshot of the iteration that just ended."""
@@ -123,7 +125,9 @@ class RunFolders:
 
     def _adopt(self, folder: Path, lane: Lane) -> None:
         """Take over the snapshots and timing of the folder that the lane was restored from."""
-        self.timing = [row for row in _read_timing(folder) if row.iteration < len(lane.rows)]
+        seconds, rows = _read_timing(folder)
+        self.timing = [row for row in rows if row.iteration < len(lane.rows)]
+        self.seconds = max([seconds, *(row.wall_seconds for row in self.timing)])
         if folder == self.state:
             return
         shutil.rmtree(self.state / SNAPSHOTS, ignore_errors=True)
@@ -144,7 +148,7 @@ class RunFolders:
         if self._restored_from != resume:
             store(actions, lane.log.tensors(), _log_meta(lane))
             store(resume, lane.tensors(), lane.meta())
-            self._write_timing()
+            self._write_timing(self.timing[-1].wall_seconds)
             for generation in (CURRENT, PREVIOUS):
                 (self.state / generation).unlink(missing_ok=True)
         shutil.rmtree(self.results / SNAPSHOTS, ignore_errors=True)
@@ -163,9 +167,9 @@ class RunFolders:
         manifest = json.dumps(_manifest(lane, self, digests), indent=1) + "\n"
         write_atomic(self.results / "manifest.json", manifest.encode())
 
-    def _write_timing(self) -> None:
-        timing = [[row.iteration, row.frame, row.wall_seconds] for row in self.timing]
-        write_atomic(self.state / "timing.json", json.dumps(timing).encode())
+    def _write_timing(self, seconds: float) -> None:
+        rows = [[row.iteration, row.frame, row.wall_seconds] for row in self.timing]
+        write_atomic(self.state / "timing.json", json.dumps({"seconds": seconds, "rows": rows}).encode())
 
 
 def _read(path: Path) -> tuple[Tensors, dict[str, Any]]:
@@ -188,14 +192,15 @@ def _at_boundary(meta: dict[str, Any]) -> bool:
     return bool(meta["agent_steps"] == meta["iteration_start"])
 
 
-def _read_timing(folder: Path) -> list[TimingRow]:
+def _read_timing(folder: Path) -> tuple[float, list[TimingRow]]:
+    """Training seconds of the checkpoint in a folder, and those at its iteration ends."""
     if (folder / "timing.json").is_file():
-        return [TimingRow(*row) for row in json.loads((folder / "timing.json").read_text())]
+        facts = json.loads((folder / "timing.json").read_text())
+        return facts["seconds"], [TimingRow(*row) for row in facts["rows"]]
     if (folder / "timing.parquet").is_file():
-        import pyarrow.parquet as pq
-
-        return [TimingRow(**row) for row in pq.read_table(folder / "timing.parquet").to_pylist()]
-    return []
+        rows = [TimingRow(**row) for row in pq.read_table(folder / "timing.parquet").to_pylist()]
+        return 0.0, rows
+    return 0.0, []
 
 
 def _link(source: Path, target: Path) -> None:

@@ -130,6 +130,7 @@ class Lane:
         self.iteration_start = self.agent_steps
         self.iteration_returns = []
         self.pending_losses = []
+        self.tensors()  # refuses an iteration that ends in parameters that are not finite
 
     def flush_losses(self) -> npt.NDArray[np.float64]:
         """Fetch the running iteration's losses from the device, `[gradient steps]`.
@@ -140,10 +141,8 @@ class Lane:
         losses = np.array(self.pending_losses, dtype=np.float64)
         bad = np.flatnonzero(~np.isfinite(losses))
         if len(bad):
-            raise DivergedError(
-                f"{self.spec.agent} {self.spec.variant} {self.spec.game} seed {self.seed}: diverged, loss "
-                f"{losses[bad[0]]} at gradient step {self.gradient_steps - len(losses) + bad[0]}"
-            )
+            step = self.gradient_steps - len(losses) + bad[0]
+            raise self.diverged(f"loss {losses[bad[0]]} at gradient step {step}")
         return losses
 
     def snapshot(self) -> tuple[Tensors, dict[str, Any]]:
@@ -167,8 +166,20 @@ class Lane:
         return tensors, meta
 
     def tensors(self) -> Tensors:
-        """Everything that is an array in the checkpoint, the action log left out."""
-        return name_leaves(self.learner) | {"pending_losses": self.flush_losses()}
+        """Everything that is an array in the checkpoint, the action log left out.
+
+        Raises DivergedError if a loss, a parameter or the optimiser's state is not finite.
+        """
+        tensors = name_leaves(self.learner) | {"pending_losses": self.flush_losses()}
+        for name, value in tensors.items():
+            if value.dtype.kind == "f" and not np.isfinite(value).all():
+                raise self.diverged(f"{name} is not finite after gradient step {self.gradient_steps - 1}")
+        return tensors
+
+    def diverged(self, how: str) -> DivergedError:
+        """The error that says which run diverged, and how."""
+        spec = self.spec
+        return DivergedError(f"{spec.agent} {spec.variant} {spec.game} seed {self.seed}: diverged, {how}")
 
     def meta(self) -> dict[str, Any]:
         """Everything that is not an array in the checkpoint."""

@@ -194,13 +194,13 @@ def train(
                 if len(lanes[i].rows) == iterations:
                     folders[i].publish(lanes[i])
                     active.remove(i)
-            leaving = signals.caught or ("its deadline" if clock.deadline_passed() else None)
+            leaving = signals.caught or ("its deadline is near" if clock.deadline_passed() else None)
             if leaving or clock.save_due():
                 for i in list(active):
-                    attempt(i, partial(folders[i].save, lanes[i]))
+                    attempt(i, partial(folders[i].save, lanes[i], clock.seconds(i)))
                 clock.saved()
             if leaving and active:
-                raise LeftEarlyError(f"saved and left because of {leaving}; run it again to go on")
+                raise LeftEarlyError(f"saved and left because {leaving}; run it again to go on")
             if report is not None and clock.report_due():
                 report(lanes, clock.frames_per_second())
         if diverged:
@@ -212,7 +212,7 @@ class _Clock:
 
     def __init__(self, started: float, options: Options, lanes: list[Lane], before: list[float]) -> None:
         self._options, self._lanes, self._before = options, lanes, before
-        self._deadline = started + options.deadline_seconds if options.deadline_seconds else None
+        self._deadline = started + options.deadline_seconds if options.deadline_seconds is not None else None
         self._start = self._saved = self._reported = time.monotonic()
         self._first_steps = sum(lane.agent_steps for lane in lanes)
 
@@ -255,4 +255,4 @@ class _Signals:
             signal.signal(number, handler)
 
     def _catch(self, number: int, _: FrameType | None) -> None:
-        self.caught = signal.Signals(number).name
+        self.caught = f"of {signal.Signals(number).name}"

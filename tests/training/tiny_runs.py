@@ -1,0 +1,69 @@
+"""Tiny real runs: real games and real updates, a few hundred agent steps."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from moerl.study.config import load_study
+from moerl.study.expansion import Cell
+from moerl.study.specs import TrainSpec
+from moerl.training.checkpoint import RunFolders
+from moerl.training.online import Options, train
+
+STUDY = Path(__file__).parents[2] / "config" / "studies" / "paper.yaml"
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A cell small enough to train in seconds, and how to train it."""
+
+    spec: TrainSpec
+    rom: str
+    iterations: int
+
+    def train(self, root: Path, seeds=(0,), iterations=None, options=Options(), milestone="end"):  # noqa: B008
+        runs = {
+            seed: RunFolders(
+                root / "state" / f"seed{seed}" / milestone, root / "results" / f"seed{seed}" / milestone
+            )
+            for seed in seeds
+        }
+        train(self.spec, self.rom, runs, self.iterations if iterations is None else iterations, options)
+        return {seed: files(folders.results) for seed, folders in runs.items()}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """The byte-reproducible files of a published run."""
+    paths = [p for p in sorted(folder.rglob("*")) if p.is_file()]
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in paths
+        if p.name not in ("timing.parquet", "manifest.json")
+    }
+
+
+def tiny(game: str, iteration_steps: int, iterations: int, variant="cnn-softmoe1", **hyper) -> Tiny:
+    study = load_study(STUDY)
+    spec = study.train_spec(Cell("dqn", variant, game))
+    small = {
+        "min_replay_history": 100,
+        "epsilon_decay_period": 500,
+        "update_period": 16,
+        "target_update_period": 64,
+        "replay_capacity": 600,
+    }
+    schedule = {"iteration_steps": iteration_steps, "snapshot_every": 1, "snapshot_batches": 1}
+    spec = spec.model_copy(
+        update={
+            "hyper": spec.hyper.model_copy(update=small | hyper),
+            "schedule": spec.schedule.model_copy(update=schedule),
+        }
+    )
+    return Tiny(spec, study.games[game].rom, iterations)
+
+
+TINY = {
+    # One long episode; a replay that wraps; the episode is running whenever training is interrupted.
+    "Pong": tiny("Pong", 200, 1),
+    # Frequent episode ends, terminal ones and cut ones.
+    "Breakout": tiny("Breakout", 300, 2, max_episode_steps=190),
+}
