@@ -43,8 +43,8 @@ def keep_freed_memory() -> None:
     """Tell glibc to reuse large freed blocks instead of returning them to the system.
 
     XLA's CPU executables allocate their scratch memory (tens of MB) anew at every call. By default
-    each call would map fresh pages and fault them in: a SoftMoE-8 update takes 44 ms so, 34 ms
-    with this (two cores, batch 32). Numbers do not change.
+    each call would map fresh pages and fault them in: a SoftMoE-8 update takes 41 ms so, 28 ms
+    with this (two cores, batch 32; benchmarks/bench_update.py). Numbers do not change.
     """
     if platform.libc_ver()[0] != "glibc":
         return

@@ -31,10 +31,11 @@ def escape(text: str) -> str:
 
 
 def number(value: float) -> str:
-    """Three significant digits, without an exponent; a missing value is a dash."""
+    """About three significant digits, without an exponent; a missing value is a dash."""
     if pd.isna(value):
         return ABSENT
-    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
+    size = abs(value)
+    digits = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 0.1 or value == 0 else 4
     text = f"{value:.{digits}f}"
     return f"$-${text[1:]}" if text.startswith("-") else text
 
