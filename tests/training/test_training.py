@@ -213,9 +213,9 @@ def test_regenerated_replay_equals_the_recorded_one(undisturbed, tmp_path, monke
     recorded = []
     original = online.Lane.observe
 
-    def recording(lane, action, reward, game_over, frame):
-        recorded.append((lane.stack[-1].tobytes(), action, reward, game_over))
-        return original(lane, action, reward, game_over, frame)
+    def recording(lane, action, reward, game_over, life_lost, frame):
+        recorded.append((lane.stack[-1].tobytes(), action, reward, game_over, life_lost))
+        return original(lane, action, reward, game_over, life_lost, frame)
 
     monkeypatch.setattr(online.Lane, "observe", recording)
     cell.train(tmp_path)
@@ -234,7 +234,7 @@ def test_regenerated_replay_equals_the_recorded_one(undisturbed, tmp_path, monke
         roomy, cell.rom, [lane], online.ValueAgent(roomy.hyper, roomy.network, roomy.num_actions)
     )
     assert recorded == lived
-    assert sum(game_over for *_, game_over in lived) >= 1
+    assert sum(game_over for *_, game_over, _ in lived) >= 1
     assert path.stat().st_size <= 1.1 * len(lived) + 2048
 
 

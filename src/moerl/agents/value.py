@@ -98,11 +98,13 @@ class ValueAgent:
     num_actions: int
 
     @cached_property
-    def _net(self) -> QNetwork:
+    def network_module(self) -> QNetwork:
+        """The Q-network; its parameters are what this class calls `params`."""
         return build_network(self.network, self.num_actions, self.hyper.head)
 
     @cached_property
-    def _optimiser(self) -> optax.GradientTransformation:
+    def optimiser(self) -> optax.GradientTransformation:
+        """Adam with the paper's epsilon (outside the square root) and constant learning rate."""
         return optax.adam(self.hyper.learning_rate, b1=0.9, b2=0.999, eps=self.hyper.adam_eps)
 
     @property
@@ -113,14 +115,14 @@ class ValueAgent:
     def init(self, key: jax.Array) -> Learner:
         """A fresh learner; `key` is consumed by the parameters' initialisation."""
         state = jnp.zeros((*FRAME_SHAPE, STACK_SIZE), jnp.uint8)
-        return self.start(self._net.init(key, state)["params"])
+        return self.start(self.network_module.init(key, state)["params"])
 
     def start(self, params: Params) -> Learner:
         """A learner with online parameters `params`, the same as target, and zero Adam moments.
 
         The target has its own buffers, so that the learner may be donated.
         """
-        return Learner(params, jax.tree.map(jnp.copy, params), self._optimiser.init(params))
+        return Learner(params, jax.tree.map(jnp.copy, params), self.optimiser.init(params))
 
     def evaluate(self, params: Params, state: jax.Array, keys: jax.Array | None = None) -> NetworkOutput:
         """Network outputs for `state` `[..., 4, 84, 84]`, oldest frame first.
@@ -129,7 +131,7 @@ class ValueAgent:
         `keys`: a key per state, one for all, or None for none (evaluation).
         """
         channels_last = jnp.moveaxis(state, -3, -1)
-        return cast(NetworkOutput, self._net.apply({"params": params}, channels_last, keys))
+        return cast(NetworkOutput, self.network_module.apply({"params": params}, channels_last, keys))
 
     def greedy_action(self, params: Params, state: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """The action of highest Q-value (int32; ties to the lowest) in `state` `[4, 84, 84]`.
@@ -221,7 +223,7 @@ class ValueAgent:
 
     def apply_gradients(self, learner: Learner, gradients: Params) -> Learner:
         """The learner after one Adam step along `gradients` (shaped like its parameters)."""
-        updates, opt_state = self._optimiser.update(gradients, learner.opt_state, learner.params)
+        updates, opt_state = self.optimiser.update(gradients, learner.opt_state, learner.params)
         params = optax.apply_updates(learner.params, updates)
         return replace(learner, params=params, opt_state=opt_state)
 

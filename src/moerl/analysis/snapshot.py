@@ -104,7 +104,7 @@ def empirical_ntk(agent: ValueAgent, snapshot: Snapshot, batch: Batch) -> Array:
     Gradients are with respect to all online parameters; targets come from the stored target
     parameters and are held fixed.
     """
-    targets = _targets(agent, snapshot.target_params, batch)
+    targets = _targets(agent, snapshot.params, snapshot.target_params, batch)
     width = sum(leaf.size for leaf in jax.tree.leaves(snapshot.params))
 
     def row(index: int) -> ntk.Gradient:
@@ -124,8 +124,8 @@ def _gradient(agent: ValueAgent, params: Params, target: jax.Array, batch: Batch
 
 
 @partial(jax.jit, static_argnames="agent")
-def _targets(agent: ValueAgent, target_params: Params, batch: Batch) -> jax.Array:
-    return agent.targets(Learner(params={}, target_params=target_params, opt_state=()), batch)
+def _targets(agent: ValueAgent, params: Params, target_params: Params, batch: Batch) -> jax.Array:
+    return agent.targets(Learner(params, target_params, opt_state=()), batch)
 
 
 @partial(jax.jit, static_argnames="agent")
