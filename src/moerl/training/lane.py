@@ -160,7 +160,9 @@ class Lane:
             slots = self.ring.sample_indices(rng, size)
             return slots, Batch(**vars(self.ring.gather(slots)))
         slots = self.priorities.sample(rng, size, self.ring.valid)
-        return slots, Batch(**vars(self.ring.gather(slots)), weight=jnp.asarray(self.priorities.weights(slots)))
+        return slots, Batch(
+            **vars(self.ring.gather(slots)), weight=jnp.asarray(self.priorities.weights(slots))
+        )
 
     def set_priorities(self, slots: Indices, priorities: jax.Array) -> None:
         """Give the transitions of the last gradient step their new priorities, if replay is prioritised.
