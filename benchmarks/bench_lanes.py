@@ -63,7 +63,10 @@ def measure(variant: str, game: str, processes: int, lanes: int, seconds: float)
     environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     workers = [
         subprocess.Popen(
-            [*command, str(100 * i), str(seconds), str(go)], stdout=subprocess.PIPE, text=True, env=environment
+            [*command, str(100 * i), str(seconds), str(go)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
         )
         for i in range(processes)
     ]

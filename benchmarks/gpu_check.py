@@ -40,7 +40,7 @@ def main() -> None:
         print(family, "actions equal to the CPU's:", now["actions"] == golden["actions"])
         for new, old in zip(now["rows"], golden["rows"], strict=True):
             loss = abs(new["mean_loss"] / old["mean_loss"] - 1)
-            print(family, "iteration", old["iteration"], "loss, relative difference from the CPU:", f"{loss:.2e}")
+            print(family, "iteration", old["iteration"], "loss, relative difference:", f"{loss:.2e}")
         norms = [abs(now["parameter_norms"][k] / v - 1) for k, v in golden["parameter_norms"].items()]
         print(family, "parameter norms, largest relative difference:", f"{max(norms):.2e}")
     sys.exit(0 if good else 1)

@@ -62,15 +62,11 @@ def parameters(net, case):
     zeros = np.zeros((84, 84, 4), np.uint8)
     key = jax.random.PRNGKey(0)
     tree = jax.eval_shape(lambda k: net.init(k, x=zeros, key=k), key)
-    names = {
-        ours: oracle_inputs.oracle_name(ours, case) for ours in oracle_inputs.parameter_names(case)
-    }
+    names = {ours: oracle_inputs.oracle_name(ours, case) for ours in oracle_inputs.parameter_names(case)}
     shapes = {path: leaf.shape for path, leaf in flatten(tree).items()}
     if sorted(names.values()) != sorted(shapes):
         raise SystemExit(f"{case}: parameter names differ: {sorted(set(names.values()) ^ set(shapes))}")
-    values = {
-        theirs: oracle_inputs.parameter(ours, shapes[theirs]) for ours, theirs in names.items()
-    }
+    values = {theirs: oracle_inputs.parameter(ours, shapes[theirs]) for ours, theirs in names.items()}
     filled = jax.tree_util.tree_map_with_path(
         lambda path, _: jax.numpy.asarray(values["/".join(key.key for key in path)]), tree
     )

@@ -127,8 +127,7 @@ def record_replay():
     """Feed the stream to legacy buffers of each n-step; list what they would sample."""
     stream = replay_stream()
     buffers = [
-        OutOfGraphReplayBuffer((1, 2), STACK, CAPACITY, 1, update_horizon=n, gamma=GAMMA)
-        for n in N_STEPS
+        OutOfGraphReplayBuffer((1, 2), STACK, CAPACITY, 1, update_horizon=n, gamma=GAMMA) for n in N_STEPS
     ]
     total = len(stream["action"])
     checks = sorted({*range(10, 80, 7), *range(80, total, 23), total})

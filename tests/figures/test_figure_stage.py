@@ -118,10 +118,8 @@ def test_a_reduced_study_says_so_on_the_face(study: Study, tables: Path) -> None
     assert "Reduced study “synthetic”" in said
     assert "AirRaid, Pong, Breakout; 3 seeds; 8M frames; Nature CNN encoder instead of Impala." in said
     said = svg_text(study, "fig10", tables)
-    assert (
-        "Asterix, Pong, SpaceInvaders; 3 seeds; 6M frames; Nature CNN encoder instead of Impala; DQN instead of Rainbow"
-        in said
-    )
+    assert "Asterix, Pong, SpaceInvaders; 3 seeds; 6M frames;" in said
+    assert "frames; Nature CNN encoder instead of Impala; DQN instead of Rainbow" in said
 
 
 def test_notes_speak_of_their_own_figure_only() -> None:

@@ -50,7 +50,7 @@ BAD = {
     "wrong type": ({"seeds_per_job": "two"}, ["seeds_per_job", "bad value 'two'", "integer"]),
     "negative budget": ({"milestones__full": -4000}, ["milestones.full", "-4000", "positive"]),
     "budget in words": ({"milestones__full": "4 k"}, ["milestones.full", "'4 k'", "8k or 200M"]),
-    "uneven budget": ({"milestones__full": "5k"}, ["milestones.full", "multiple of iteration_frames"]),
+    "uneven budget": ({"milestones__full": "2500"}, ["milestones.full", "multiple of iteration_frames"]),
     "duplicate seeds": ({"seeds": [0, 1, 0]}, ["seeds", "duplicate seed 0"]),
     "negative seed": ({"seeds": [0, -1]}, ["seeds[1]", "-1"]),
     "no seeds": ({"seeds": []}, ["seeds"]),

@@ -11,7 +11,7 @@ from moerl.study.specs import TrainSpec
 from moerl.training.checkpoint import RunFolders
 from moerl.training.online import Options, train
 
-DEMO = Path(__file__).parents[2] / "config" / "studies" / "demo.yaml"
+STUDY = Path(__file__).parents[2] / "config" / "studies" / "paper.yaml"
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,11 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def tiny(game: str, iteration_steps: int, iterations: int, variant="cnn-softmoe1", **hyper) -> Tiny:
-    study = load_study(DEMO)
+    study = load_study(STUDY)
     spec = study.train_spec(Cell("dqn", variant, game))
     small = {
         "min_replay_history": 100,
+        "epsilon_decay_period": 500,
         "update_period": 16,
         "target_update_period": 64,
         "replay_capacity": 600,

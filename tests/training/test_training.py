@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import DEMO, TINY, files, tiny
+from conftest import STUDY, TINY, files, tiny
 
 from moerl.study.config import load_study
 from moerl.study.errors import UserError
@@ -97,23 +97,15 @@ def reproducible(results: Path) -> dict[str, dict[str, bytes]]:
 def undisturbed_command(tmp_path_factory):
     """A `moerl train` command line for a tiny study, and the files it gives undisturbed."""
     root = tmp_path_factory.mktemp("command")
-    study = yaml.safe_load(DEMO.read_text())
+    study = yaml.safe_load(STUDY.read_text())
     study |= {"iteration_frames": 1600, "milestones": {"short": 1600, "full": 1600}}
-    study["agents"]["dqn"] |= {"min_replay_history": 100}
+    study["agents"] = {
+        "dqn": {"min_replay_history": 100, "epsilon_decay_period": 200, "replay_capacity": 600}
+    }
     (root / "study.yaml").write_text(yaml.safe_dump(study))
-    cell = [
-        "--agent",
-        "dqn",
-        "--variant",
-        "cnn-top1-1",
-        "--game",
-        "Asterix",
-        "--seeds",
-        "0,1",
-        "--milestone",
-        "4k",
-    ]
+    cell = ["--agent", "dqn", "--variant", "cnn-top1-1", "--game", "Asterix", "--seeds", "0,1"]
     command = [sys.executable, "-m", "moerl", "train", "--study", str(root / "study.yaml"), *cell]
+    command += ["--milestone", "1600"]
     command += ["--save-every-seconds", "0.3"]
     subprocess.run([*command, "--results", root / "results", "--state", root / "state"], check=True)
     return command, reproducible(root / "results")
@@ -208,6 +200,22 @@ def test_diverged_run_is_named_and_never_saved(tmp_path):
     assert not list(tmp_path.rglob("resume.safetensors"))
 
 
+def test_lanes_beside_a_diverged_one_finish(undisturbed, tmp_path, monkeypatch):
+    cell, expected = undisturbed
+    original = online.Pack._train
+
+    def poisoned(pack, lane):
+        original(pack, lane)
+        if lane.seed == 1 and lane.gradient_steps == 3:
+            lane.pending_losses[-1] = float("nan")
+
+    monkeypatch.setattr(online.Pack, "_train", poisoned)
+    with pytest.raises(DivergedError, match="seed 1: diverged, loss nan at gradient step 2"):
+        cell.train(tmp_path, seeds=(1, 0))
+    assert files(tmp_path / "results" / "seed0" / "end") == expected[0]
+    assert not (tmp_path / "results" / "seed1").exists()
+
+
 def test_regenerated_replay_equals_the_recorded_one(undisturbed, tmp_path, monkeypatch):
     cell, _ = undisturbed
     recorded = []
@@ -239,7 +247,7 @@ def test_regenerated_replay_equals_the_recorded_one(undisturbed, tmp_path, monke
 
 
 def test_epsilon_schedule_of_the_paper():
-    spec = load_study(DEMO.parent / "paper.yaml").train_spec(Cell("dqn", "cnn-baseline", "Pong"))
+    spec = load_study(STUDY).train_spec(Cell("dqn", "cnn-baseline", "Pong"))
     assert epsilon(spec, 1) == 1.0
     assert epsilon(spec, 20_000) == 1.0
     assert epsilon(spec, 20_000 + 125_000) == pytest.approx(0.505)

@@ -5,7 +5,7 @@ rule analyse:
     input:
         run_dir(
             RESULTS,
-            Run("{agent}", "{variant}", "{game}", "{seed}", analysed_milestone()),
+            Run("{agent}", "{variant}", "{game}", "{seed}", study.analysed_milestone),
         )
         / "manifest.json",
     output:

@@ -79,7 +79,10 @@ wildcard_constraints:
 @cache
 def spec_of(agent, variant, game):
     """The resolved spec of a cell, and its digest."""
-    spec = study.train_spec(Cell(agent, variant, game))
+    try:
+        spec = study.train_spec(Cell(agent, variant, game))
+    except UserError as error:
+        fail(error)
     return spec.canonical_json(), spec.digest()
 
 
@@ -149,12 +152,6 @@ def drawn(figure):
 def products(figure):
     """What a user gets for naming a figure: the figure, and always the numbers it plots."""
     return [*figure_files(RESULTS, figure), *table_files(RESULTS, figure)]
-
-
-def analysed_milestone():
-    """The milestone whose snapshots are analysed (Fig 10: the paper's 50M frames)."""
-    figures = study.configured_figures.values()
-    return study.milestone(next(f.milestone for f in figures if f.kind == "analysis"))
 
 
 def returns_of(wildcards):

@@ -13,7 +13,7 @@ import click
 
 from moerl.study.config import load_study
 from moerl.study.errors import FailureError, UserError
-from moerl.study.expansion import Cell, Run, Study
+from moerl.study.expansion import Cell, Run
 
 EXIT_LEFT_EARLY = 75  # EX_TEMPFAIL: saved, to be continued
 
@@ -94,13 +94,8 @@ def analyse(study_path: Path, results: Path, agent: str, variant: str, game: str
     configure_jax(study.cpu_threads)
     from moerl.analysis import stage
 
-    run = Run(agent, variant, game, seed, study.milestone(_analysis_milestone(study)))
+    run = Run(agent, variant, game, seed, study.analysed_milestone)
     stage.run(study.train_spec(run.cell), run_dir(results, run), analysis_file(results, run))
-
-
-def _analysis_milestone(study: Study) -> str:
-    """Which milestone the analysis figures of the study read ("short" or "full")."""
-    return next(f.milestone for f in study.configured_figures.values() if f.kind == "analysis")
 
 
 @cli.command()
@@ -152,7 +147,8 @@ def manifest(study_path: Path, results: Path) -> None:
 def main() -> None:
     """Run the command line; errors of the user's making are one line and exit code 2."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("jax").setLevel(logging.WARNING)
+    for chatty in ("jax", "fontTools"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         cli(standalone_mode=False)
     except click.ClickException as error:

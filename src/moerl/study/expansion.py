@@ -148,6 +148,12 @@ class Study:
         figures = [f for f in self.configured_figures.values() if f.kind == "analysis"]
         return frozenset(c for f in figures for c in self.figure_cells(f))
 
+    @property
+    def analysed_milestone(self) -> str:
+        """The milestone whose snapshots are analysed: the one of the analysis figures."""
+        figures = self.configured_figures.values()
+        return self.milestone(next(f.milestone for f in figures if f.kind == "analysis"))
+
     def train_spec(self, cell: Cell) -> TrainSpec:
         """Everything a cell's training depends on. Raises UserError on an unknown agent, variant or game."""
         for value, known, what in (

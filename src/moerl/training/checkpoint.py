@@ -29,11 +29,12 @@ from moerl.study.errors import UserError
 from moerl.study.specs import TrainSpec
 from moerl.training.lane import FORMAT, Lane
 from moerl.training.progress import TimingRow, losses_parquet, returns_parquet, timing_parquet
-from moerl.training.statefile import StateError, Tensors, dump, load, store, write_atomic
+from moerl.training.statefile import StateError, Tensors, load, store, write_atomic
 
 log = logging.getLogger(__name__)
 
 CURRENT, PREVIOUS = "current.safetensors", "previous.safetensors"
+RESUME, ACTIONS = "resume.safetensors", "actions.safetensors"
 SNAPSHOTS = "snapshots"
 
 
@@ -46,6 +47,16 @@ class RunFolders:
     results: Path
     """Published files of this milestone."""
     timing: list[TimingRow] = field(default_factory=list)
+    _restored_from: Path | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Training seconds so far, interruptions left out."""
+        return self.timing[-1].wall_seconds if self.timing else 0.0
+
+    def stamp(self, lane: Lane, seconds: float) -> None:
+        """Record the training seconds at the end of the iteration that `lane` just finished."""
+        self.timing.append(TimingRow(lane.rows[-1].iteration, lane.rows[-1].frame, seconds))
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -62,12 +73,10 @@ class RunFolders:
         """Write a checkpoint; the one before it is kept as the previous generation."""
         tensors = lane.tensors() | {f"log/{k}": v for k, v in lane.log.tensors().items()}
         current = self.state / CURRENT
-        data = dump(tensors, lane.meta())
         if current.exists():
             current.replace(self.state / PREVIOUS)
-        write_atomic(current, data)
-        timing = [[row.iteration, row.frame, row.wall_seconds] for row in self.timing]
-        write_atomic(self.state / "timing.json", json.dumps(timing).encode())
+        store(current, tensors, lane.meta())
+        self._write_timing()
 
     def save_snapshot(self, lane: Lane) -> None:
         """Write the snapshot of the iteration that just ended."""
@@ -100,16 +109,16 @@ class RunFolders:
             {k.removeprefix("log/"): v for k, v in tensors.items() if k[:4] == "log/"}
         )
         lane = Lane.restore(spec, seed, agent, tensors, meta, logged)
+        self._restored_from = path
         self._adopt(path.parent, lane)
         log.info("seed %d continues from agent step %d (%s)", seed, lane.agent_steps, path)
         return lane
 
     def _candidates(self) -> list[Path]:
-        found = [self.state / CURRENT, self.state / PREVIOUS]
-        found += sorted(self.state.parent.glob(f"*/{CURRENT}")) + sorted(
-            self.state.parent.glob(f"*/{PREVIOUS}")
-        )
-        found += sorted(self.results.parent.glob("*/resume.safetensors"))
+        found = [self.state / CURRENT, self.state / PREVIOUS, self.state / RESUME]
+        for name in (CURRENT, PREVIOUS, RESUME):
+            found += sorted(self.state.parent.glob(f"*/{name}"))
+        found += sorted(self.results.parent.glob(f"*/{RESUME}"))
         return [path for path in dict.fromkeys(found) if path.is_file()]
 
     def _adopt(self, folder: Path, lane: Lane) -> None:
@@ -126,38 +135,44 @@ class RunFolders:
                 _link(snapshot, target)
 
     def publish(self, lane: Lane) -> None:
-        """Write the finished milestone's files. The state stays: a lost result is republished from it."""
-        self.results.mkdir(parents=True, exist_ok=True)
+        """Write the finished milestone's files.
+
+        Checkpoint and log stay in the state as well, as hard links: if the results are lost (Snakemake
+        deletes the outputs of a job it repeats), they are published again without training.
+        """
+        resume, actions = self.state / RESUME, self.state / ACTIONS
+        if self._restored_from != resume:
+            store(actions, lane.log.tensors(), _log_meta(lane))
+            store(resume, lane.tensors(), lane.meta())
+            self._write_timing()
+            for generation in (CURRENT, PREVIOUS):
+                (self.state / generation).unlink(missing_ok=True)
         shutil.rmtree(self.results / SNAPSHOTS, ignore_errors=True)
-        logged_meta = {
-            "spec": json.loads(lane.spec.canonical_json()),
-            "seed": lane.seed,
-            "ale_py": version("ale-py"),
-        }
-        files = {
-            "returns.parquet": returns_parquet(lane.rows),
-            "losses.parquet": losses_parquet(lane.rows),
-            "actions.safetensors": dump(lane.log.tensors(), logged_meta),
-            "resume.safetensors": dump(lane.tensors(), lane.meta()),
-        }
-        digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+        self.results.mkdir(parents=True, exist_ok=True)
+        sources = [actions, resume]
         if lane.spec.schedule.snapshot_every:
             (self.results / SNAPSHOTS).mkdir()
-            for snapshot in sorted((self.state / SNAPSHOTS).glob("*.safetensors")):
-                target = self.results / SNAPSHOTS / snapshot.name
-                _link(snapshot, target)
-                digests[f"{SNAPSHOTS}/{snapshot.name}"] = hashlib.sha256(target.read_bytes()).hexdigest()
-        files["timing.parquet"] = timing_parquet(self.timing)
-        files["manifest.json"] = json.dumps(_manifest(lane, self.timing, digests), indent=1).encode() + b"\n"
-        for name, data in files.items():
-            write_atomic(self.results / name, data)
+            sources += sorted((self.state / SNAPSHOTS).glob("*.safetensors"))
+        for source in sources:
+            _link(source, self.results / source.relative_to(self.state))
+        write_atomic(self.results / "returns.parquet", returns_parquet(lane.rows))
+        write_atomic(self.results / "losses.parquet", losses_parquet(lane.rows))
+        names = ["returns.parquet", "losses.parquet", *(str(s.relative_to(self.state)) for s in sources)]
+        digests = {name: _sha256(self.results / name) for name in names}
+        write_atomic(self.results / "timing.parquet", timing_parquet(self.timing))
+        manifest = json.dumps(_manifest(lane, self, digests), indent=1) + "\n"
+        write_atomic(self.results / "manifest.json", manifest.encode())
+
+    def _write_timing(self) -> None:
+        timing = [[row.iteration, row.frame, row.wall_seconds] for row in self.timing]
+        write_atomic(self.state / "timing.json", json.dumps(timing).encode())
 
 
 def _read(path: Path) -> tuple[Tensors, dict[str, Any]]:
     """A checkpoint; a published one has its action log in a file beside it."""
     tensors, meta = load(path)
-    if path.name == "resume.safetensors":
-        logged, _ = load(path.with_name("actions.safetensors"))
+    if path.name == RESUME:
+        logged, _ = load(path.with_name(ACTIONS))
         tensors |= {f"log/{name}": value for name, value in logged.items()}
     return tensors, meta
 
@@ -184,14 +199,33 @@ def _read_timing(folder: Path) -> list[TimingRow]:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Hard-link (a snapshot is immutable), or copy across file systems."""
+    """Put an immutable file in a second place: hard-linked, or copied across file systems."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    temporary.unlink(missing_ok=True)
     try:
-        os.link(source, target)
+        os.link(source, temporary)
     except OSError:
         write_atomic(target, source.read_bytes())
+        return
+    temporary.replace(target)
+    temporary.unlink(missing_ok=True)  # renaming onto a link of the same file leaves both
 
 
-def _manifest(lane: Lane, timing: list[TimingRow], digests: dict[str, str]) -> dict[str, Any]:
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _log_meta(lane: Lane) -> dict[str, Any]:
+    """What somebody needs to replay a published action log."""
+    return {
+        "spec": json.loads(lane.spec.canonical_json()),
+        "seed": lane.seed,
+        "ale_py": version("ale-py"),
+    }
+
+
+def _manifest(lane: Lane, folder: RunFolders, digests: dict[str, str]) -> dict[str, Any]:
     packages = ("moerl", "jax", "jaxlib", "flax", "optax", "ale-py", "numpy")
     return {
         "spec": json.loads(lane.spec.canonical_json()),
@@ -199,7 +233,7 @@ def _manifest(lane: Lane, timing: list[TimingRow], digests: dict[str, str]) -> d
         "seed": lane.seed,
         "agent_steps": lane.agent_steps,
         "gradient_steps": lane.gradient_steps,
-        "wall_seconds": timing[-1].wall_seconds if timing else None,
+        "wall_seconds": folder.seconds,
         "sha256": digests,
         "versions": {name: moerl.__version__ if name == "moerl" else version(name) for name in packages},
         "python": platform.python_version(),

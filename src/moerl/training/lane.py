@@ -131,8 +131,10 @@ class Lane:
         """Account for an episode that just ended; returns whether the iteration ended with it."""
         self.log.end_episode()
         self.iteration_returns.append(self.episode_return)
-        if self.agent_steps - self.iteration_start < self.spec.schedule.iteration_steps:
-            return False
+        return self.agent_steps - self.iteration_start >= self.spec.schedule.iteration_steps
+
+    def finish_iteration(self) -> None:
+        """Add the row of the iteration that just ended. Raises DivergedError."""
         losses = self.flush_losses()
         self.rows.append(
             IterationRow(
@@ -147,7 +149,6 @@ class Lane:
         self.iteration_start = self.agent_steps
         self.iteration_returns = []
         self.pending_losses = []
-        return True
 
     def sample_batch(self) -> tuple[Indices, Batch]:
         """The batch of the coming gradient step, and the replay slots `[B]` it comes from.

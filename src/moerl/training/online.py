@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from types import FrameType
 
 import jax
@@ -22,8 +23,7 @@ from moerl.atari.lanes import AtariLanes, Frame
 from moerl.atari.regenerate import regenerate
 from moerl.study.specs import FRAMES_PER_STEP, TrainSpec
 from moerl.training.checkpoint import RunFolders
-from moerl.training.lane import Lane
-from moerl.training.progress import TimingRow
+from moerl.training.lane import DivergedError, Lane
 from moerl.training.rng import Purpose, stream
 from moerl.training.statefile import StateError
 
@@ -175,62 +175,73 @@ def train(
 
     `report` is called now and then with the lanes and this process's frames per second.
 
-    Raises Interrupted (saved, run again), DivergedError, StateError or UserError.
+    Raises LeftEarlyError (saved, run again), StateError, UserError, or DivergedError once the lanes that
+    did not diverge are done.
     """
     started = time.monotonic()
     agent = ValueAgent(spec.hyper, spec.network, spec.num_actions)
     with ExitStack() as locks, _Signals() as signals:
-        for folders in runs.values():
-            locks.enter_context(folders.lock())
-        lanes = [folders.find(spec, seed, iterations, agent) for seed, folders in runs.items()]
+        for folder in runs.values():
+            locks.enter_context(folder.lock())
+        folders = list(runs.values())
+        lanes = [folder.find(spec, seed, iterations, agent) for seed, folder in runs.items()]
         pack = Pack.create(spec, rom, lanes, agent)
-        clock = _Clock(started, options, lanes, list(runs.values()))
-        active = []
-        for i, (lane, folders) in enumerate(zip(lanes, runs.values(), strict=True)):
-            if len(lane.rows) == iterations:
-                folders.publish(lane)
-            else:
-                active.append(i)
+        clock = _Clock(started, options, lanes, [folder.seconds for folder in folders])
+        active = list(range(len(lanes)))
+        diverged: list[DivergedError] = []
+
+        def attempt(i: int, work: Callable[[], None]) -> None:
+            """Do something that a diverged lane refuses; such a lane is out, the others go on."""
+            try:
+                work()
+            except DivergedError as error:
+                log.error("%s; last good checkpoint: %s", error, folders[i].state)
+                diverged.append(error)
+                active.remove(i)
+
+        def end_iteration(i: int) -> None:
+            lane, folder = lanes[i], folders[i]
+            lane.finish_iteration()
+            folder.stamp(lane, clock.seconds(i))
+            every = spec.schedule.snapshot_every
+            if every and len(lane.rows) % every == 0:
+                folder.save_snapshot(lane)
+
+        for i in list(active):
+            if len(lanes[i].rows) == iterations:
+                folders[i].publish(lanes[i])
+                active.remove(i)
         while active:
             for i in pack.round(active):
-                _end_iteration(lanes[i], clock, i)
+                attempt(i, partial(end_iteration, i))
                 if len(lanes[i].rows) == iterations:
-                    clock.folders[i].save(lanes[i])
-                    clock.folders[i].publish(lanes[i])
+                    folders[i].publish(lanes[i])
                     active.remove(i)
-            if signals.caught or clock.deadline_passed():
-                clock.save(active)
-                why = f"signal {signals.caught}" if signals.caught else "its deadline is near"
-                raise LeftEarlyError(f"saved and left because of {why}; run it again to go on")
-            if clock.save_due():
-                clock.save(active)
+            leaving = signals.caught or ("its deadline" if clock.deadline_passed() else None)
+            if leaving or clock.save_due():
+                for i in list(active):
+                    attempt(i, partial(folders[i].save, lanes[i]))
+                clock.saved()
+            if leaving and active:
+                raise LeftEarlyError(f"saved and left because of {leaving}; run it again to go on")
             if report is not None and clock.report_due():
                 report(lanes, clock.frames_per_second())
-
-
-def _end_iteration(lane: Lane, clock: _Clock, i: int) -> None:
-    row = lane.rows[-1]
-    clock.stamp(i, row.iteration, row.frame)
-    every = lane.spec.schedule.snapshot_every
-    if every and len(lane.rows) % every == 0:
-        clock.folders[i].save_snapshot(lane)
+        if diverged:
+            raise diverged[0]
 
 
 class _Clock:
-    """When to save, to report and to leave; stamps iterations with cumulative training seconds."""
+    """When to save, to report and to leave, and how long lanes have trained."""
 
-    def __init__(
-        self, started: float, options: Options, lanes: list[Lane], folders: list[RunFolders]
-    ) -> None:
-        self._options, self._lanes, self.folders = options, lanes, folders
+    def __init__(self, started: float, options: Options, lanes: list[Lane], before: list[float]) -> None:
+        self._options, self._lanes, self._before = options, lanes, before
         self._deadline = started + options.deadline_seconds if options.deadline_seconds else None
         self._start = self._saved = self._reported = time.monotonic()
         self._first_steps = sum(lane.agent_steps for lane in lanes)
-        self._before = [f.timing[-1].wall_seconds if f.timing else 0.0 for f in folders]
 
-    def stamp(self, lane: int, iteration: int, frame: int) -> None:
-        wall = self._before[lane] + time.monotonic() - self._start
-        self.folders[lane].timing.append(TimingRow(iteration, frame, round(wall, 3)))
+    def seconds(self, lane: int) -> float:
+        """Training seconds of a lane so far, those before this process included."""
+        return round(self._before[lane] + time.monotonic() - self._start, 3)
 
     def deadline_passed(self) -> bool:
         return self._deadline is not None and time.monotonic() >= self._deadline
@@ -238,9 +249,7 @@ class _Clock:
     def save_due(self) -> bool:
         return time.monotonic() - self._saved >= self._options.save_every_seconds
 
-    def save(self, active: Sequence[int]) -> None:
-        for i in active:
-            self.folders[i].save(self._lanes[i])
+    def saved(self) -> None:
         self._saved = time.monotonic()
 
     def report_due(self) -> bool:
