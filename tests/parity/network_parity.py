@@ -95,13 +95,13 @@ def compute(case: str, loss: str) -> dict[str, np.ndarray]:
     batch = Batch(**inputs.batch(case))
     targets = jax.jit(value_agent.targets)(learner, batch)
     gradients = flatten(jax.jit(jax.grad(value_agent.loss))(params, targets, batch))
-    updated, mean_loss = jax.jit(value_agent.update)(learner, batch)
+    updated, result = jax.jit(value_agent.update)(learner, batch, jax.random.key(0))
     old, new = flatten(params), flatten(updated.params)
     evaluate = jax.jit(value_agent.evaluate)
     found = {
         "q_values": np.asarray(evaluate(params, batch.state).q_values),
         "next_q_values": np.asarray(evaluate(params, batch.next_state).q_values),
-        "loss": np.asarray(mean_loss),
+        "loss": np.asarray(result.loss),
     }
     for name in old:
         found[f"gradient/{name}"] = gradients[name]

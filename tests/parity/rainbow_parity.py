@@ -1,4 +1,4 @@
-"""What both Rainbow parity tests compare: moerl's updates of Rainbow, DER and DrQ(ε) on the oracle's inputs."""
+"""What both Rainbow parity tests compare: moerl's Rainbow, DER and DrQ(ε) on the oracle's inputs."""
 
 from __future__ import annotations
 

@@ -86,8 +86,10 @@ class Lane:
     )
     episode_return: float = 0.0
     episode_steps: int = 0
+    bad_priority: str | None = None
+    """What was wrong with the first priority that was not finite."""
     restored_adds: int | None = None
-    """Transitions the ring must hold record of once regenerated; None for a fresh lane."""
+    """Transitions added before the checkpoint this lane is from, padding included; None for a fresh lane."""
 
     def __post_init__(self) -> None:
         self.update_key = device_key(self.seed, Purpose.UPDATE)
@@ -168,7 +170,7 @@ class Lane:
     def set_priorities(self, slots: Indices, priorities: jax.Array) -> None:
         """Give the transitions of the last gradient step their new priorities, if replay is prioritised.
 
-        Raises DivergedError if one of them is not finite.
+        A priority that is not finite leaves the table as it was; `flush_losses` then raises.
         """
         if self.priorities is None:
             return
@@ -176,7 +178,8 @@ class Lane:
             self.priorities.update(slots, np.asarray(priorities))
         except PriorityError as error:
             step = self.gradient_steps - 1
-            raise DivergedError(f"{self._name()}: diverged, {error} at gradient step {step}") from error
+            problem = f"{self._name()}: diverged, {error} at gradient step {step}"
+            self.bad_priority = self.bad_priority or problem
 
     def _name(self) -> str:
         return f"{self.spec.agent} {self.spec.variant} {self.spec.game} seed {self.seed}"
@@ -184,8 +187,10 @@ class Lane:
     def flush_losses(self) -> npt.NDArray[np.float64]:
         """Fetch the running iteration's losses from the device, `[gradient steps]`.
 
-        Raises DivergedError if one of them is not finite, so that no bad state is ever saved.
+        Raises DivergedError if one of them, or a priority, is not finite, so that no bad state is ever saved.
         """
+        if self.bad_priority is not None:
+            raise DivergedError(self.bad_priority)
         self.pending_losses = [float(loss) for loss in self.pending_losses]
         losses = np.array(self.pending_losses, dtype=np.float64)
         bad = np.flatnonzero(~np.isfinite(losses))
