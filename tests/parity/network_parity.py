@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from moerl.agents.value import Batch, ValueAgent
+from moerl.agents.value import Batch, Learner, Params, ValueAgent
 from moerl.study.specs import AgentSpec, NetworkSpec
 
 ROOT = Path(__file__).parents[2]
@@ -90,21 +91,24 @@ def parameters(value_agent: ValueAgent) -> Any:
 def compute(case: str, loss: str) -> dict[str, np.ndarray]:
     """Every quantity that envs/oracle_networks.py writes for `case` and `loss`, by its keys."""
     value_agent = agent(case, loss)
+
+    @jax.jit
+    def everything(learner: Learner, batch: Batch) -> tuple[dict[str, jax.Array], Params, Learner]:
+        targets = value_agent.targets(learner, batch)
+        gradients = jax.grad(value_agent.loss)(learner.params, targets, batch)
+        updated, result = value_agent.update(learner, batch, jax.random.key(0))
+        q_values = value_agent.evaluate(learner.params, batch.state).q_values
+        next_q_values = value_agent.evaluate(learner.params, batch.next_state).q_values
+        values = {"q_values": q_values, "next_q_values": next_q_values, "loss": result.loss}
+        return values, gradients, updated
+
     params = parameters(value_agent)
-    learner = value_agent.start(params)
     batch = Batch(**inputs.batch(case))
-    targets = jax.jit(value_agent.targets)(learner, batch)
-    gradients = flatten(jax.jit(jax.grad(value_agent.loss))(params, targets, batch))
-    updated, result = jax.jit(value_agent.update)(learner, batch, jax.random.key(0))
+    values, gradients, updated = everything(value_agent.start(params), batch)
+    found = {name: np.asarray(value) for name, value in values.items()}
     old, new = flatten(params), flatten(updated.params)
-    evaluate = jax.jit(value_agent.evaluate)
-    found = {
-        "q_values": np.asarray(evaluate(params, batch.state).q_values),
-        "next_q_values": np.asarray(evaluate(params, batch.next_state).q_values),
-        "loss": np.asarray(result.loss),
-    }
-    for name in old:
-        found[f"gradient/{name}"] = gradients[name]
+    for name, gradient in flatten(gradients).items():
+        found[f"gradient/{name}"] = gradient
         found[f"step/{name}"] = new[name] - old[name]
     return found
 
@@ -135,6 +139,7 @@ def accepted_error(case: str, key: str, expected_norm: float) -> float:
     return accepted
 
 
+@lru_cache
 def shapes(case: str) -> dict[str, tuple[int, ...]]:
     """Shapes of the parameters of `case`, by name."""
     tree = jax.eval_shape(agent(case, "mse").init, jax.random.key(0)).params
