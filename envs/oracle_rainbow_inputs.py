@@ -39,13 +39,14 @@ BATCH_SEEDS = {
     "drq_eps-cnn-baseline": 2,
     "drq_eps-impala-softmoe8": 10,
     "rainbow-impala-baseline": 16,
-    "rainbow-impala-softmoe8": 19,
+    "rainbow-impala-softmoe8": 25,
 }
 """Seeds of the batches, by `<agent>-<variant>`; 0 where none is named.
 
 A gradient jumps where a ReLU, max-pool or router decides on a difference smaller than rounding. Each is
 the first seed at which the project's own gradients stay within 1.2e-5 when every parameter is changed by
-5e-7 of itself at random (ten times): the oracle has no part in the choice.
+5e-7 of itself at random, ten times (thirty for rainbow-impala-softmoe8, where ten overlooked a decision that
+made seed 19 disagree in one channel).
 """
 
 
