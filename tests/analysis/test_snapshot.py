@@ -160,7 +160,8 @@ def test_metrics_are_those_of_the_networks_activations(module: Module) -> None:
 )
 def test_the_published_sum_counts_moe_tokens_twice(module: Module, summed: int) -> None:
     one = np.ones((1, 1), np.float32)
-    outputs = NetworkOutput(q_values=one, head_input=2 * one, hidden=3 * one[..., None, None])
+    hidden = 3 * one[..., None, None]
+    outputs = NetworkOutput(q_values=one, head_input=2 * one, hidden=hidden, logits=one[..., None])
     added = snapshot.published_outputs(module, outputs)
     np.testing.assert_array_equal(ntk.contaminated(np.zeros((1, 1)), added), [[summed]])
 
