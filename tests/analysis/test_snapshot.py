@@ -187,7 +187,8 @@ def write_snapshot(folder: Path, spec: TrainSpec, iteration: int, poison: bool =
             tensors[f"{name}/{inner}"] = np.array(leaf)
     if poison:
         tensors["params/head/q/bias"][0] = np.nan
-    tensors |= {f"batch/{k}": np.asarray(v) for k, v in vars(make_batch(iteration, 6)).items()}
+    fields = vars(make_batch(iteration, 6)).items()
+    tensors |= {f"batch/{name}": np.asarray(value) for name, value in fields if value is not None}
     file = folder / "snapshots" / f"iteration{iteration + 1:04d}.safetensors"
     meta = {"iteration": iteration, "frame": 400 * (iteration + 1), "spec": spec.digest(), "seed": 0}
     store(file, tensors, meta)
