@@ -10,8 +10,6 @@ rule scores:
         LOGS / "scores/{figure}.log",
     benchmark:
         LOGS / "scores/{figure}.benchmark.tsv"
-    conda:
-        CONDA
     threads: 1
     resources:
         runtime=30,
@@ -36,8 +34,6 @@ rule table:
         LOGS / "table/{figure}.log",
     benchmark:
         LOGS / "table/{figure}.benchmark.tsv"
-    conda:
-        CONDA
     threads: 1
     resources:
         runtime=60,

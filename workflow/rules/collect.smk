@@ -22,8 +22,6 @@ rule manifest:
         LOGS / "manifest.log",
     benchmark:
         LOGS / "manifest.benchmark.tsv"
-    conda:
-        CONDA
     threads: 1
     resources:
         runtime=60,

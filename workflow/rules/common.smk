@@ -61,10 +61,6 @@ LOGS = Path("logs") / study.name
 WHERE = {"study": STUDY_FILE, "results": RESULTS}
 GPU = gpu_resources()
 
-# The software of every rule. `snakemake --sdm conda` runs the jobs in the existing conda environment of this name,
-# installed from the same hash-locked file (README); without that option it means nothing.
-CONDA = "moerl"
-
 # Inside an allocation a training job saves and leaves this many seconds before its time is up (`--config
 # margin_seconds=…` changes it), and a retry goes on. A plain `snakemake` on a workstation has no such limit.
 MARGIN_SECONDS = config.get("margin_seconds", 120) if workflow.remote_exec else ""

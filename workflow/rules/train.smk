@@ -19,8 +19,6 @@ for _pack in study.packs:
             LOGS
             / "train/{agent}/{variant}/{game}"
             / f"{{milestone}}_seed{_seeds}.benchmark.tsv"
-        conda:
-            CONDA
         threads: study.cpu_threads
         resources:
             **GPU,
