@@ -74,15 +74,15 @@ def batch(case: str) -> dict[str, np.ndarray]:
     rng = generator(f"batch {encoder} {BATCH_SEEDS[encoder]}")
     repeat = np.arange(BATCH_SIZE) % STATES
     return {
-        "state": _frames(rng)[repeat],
+        "state": random_states(rng)[repeat],
         "action": rng.integers(0, NUM_ACTIONS, BATCH_SIZE, dtype=np.int32),
         "reward": rng.integers(-1, 2, BATCH_SIZE).astype(np.float32),
-        "next_state": _frames(rng)[repeat],
+        "next_state": random_states(rng)[repeat],
         "terminal": rng.random(BATCH_SIZE) < 0.2,
     }
 
 
-def _frames(rng: np.random.Generator) -> np.ndarray:
+def random_states(rng: np.random.Generator) -> np.ndarray:
     """Random states `[STATES, 4, 84, 84]` uint8.
 
     As in Atari, a frame is a flat background with a few flat blocks, so that max-pooling meets

@@ -33,6 +33,7 @@ HYPER = AgentSpec(
 )
 NETWORK = NetworkSpec.model_validate({"encoder": "cnn", "module": "baseline", "hidden_units": 16})
 AGENT = ValueAgent(HYPER, NETWORK, num_actions=3)
+KEY = jax.random.key(1)
 
 
 @pytest.fixture(scope="module")
@@ -117,10 +118,10 @@ def test_adam_follows_its_definition() -> None:
 
 
 def test_update_is_one_adam_step_on_the_mean_loss(learner: Learner, batch: Batch) -> None:
-    updated, loss = jax.jit(AGENT.update)(learner, batch)
+    updated, result = jax.jit(AGENT.update)(learner, batch, KEY)
     targets = AGENT.targets(learner, batch)
     expected_loss, gradients = jax.value_and_grad(AGENT.loss)(learner.params, targets, batch)
-    assert float(loss) == pytest.approx(float(expected_loss), rel=1e-5)
+    assert float(result.loss) == pytest.approx(float(expected_loss), rel=1e-5)
     adam = optax.adam(1e-3, eps=1.5e-4)
     steps, _ = adam.update(gradients, adam.init(learner.params))
     expected = optax.apply_updates(learner.params, steps)
@@ -138,21 +139,21 @@ def test_updates_reduce_the_loss_and_donation_changes_nothing(batch: Batch) -> N
     first, second = (jax.jit(AGENT.init)(jax.random.key(1)) for _ in range(2))
     losses = []
     for _ in range(5):
-        first, loss = plain(first, batch)
-        second, _ = donating(second, batch)
-        losses.append(float(loss))
+        first, result = plain(first, batch, KEY)
+        second, _ = donating(second, batch, KEY)
+        losses.append(float(result.loss))
     assert losses[-1] < losses[0]
     for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 def test_sync_copies_the_online_parameters(learner: Learner, batch: Batch) -> None:
-    updated, _ = jax.jit(AGENT.update)(learner, batch)
+    updated, _ = jax.jit(AGENT.update)(learner, batch, KEY)
     synced = jax.jit(AGENT.sync_target)(updated)
     for a, b in zip(jax.tree.leaves(synced.target_params), jax.tree.leaves(synced.params), strict=True):
         np.testing.assert_array_equal(a, b)
     # In its own buffers: donating the learner must not touch the target.
-    jax.jit(AGENT.update, donate_argnums=0)(synced, batch)
+    jax.jit(AGENT.update, donate_argnums=0)(synced, batch, KEY)
 
 
 def test_agents_are_values() -> None:

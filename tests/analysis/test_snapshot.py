@@ -160,7 +160,8 @@ def test_metrics_are_those_of_the_networks_activations(module: Module) -> None:
 )
 def test_the_published_sum_counts_moe_tokens_twice(module: Module, summed: int) -> None:
     one = np.ones((1, 1), np.float32)
-    outputs = NetworkOutput(q_values=one, head_input=2 * one, hidden=3 * one[..., None, None])
+    hidden = 3 * one[..., None, None]
+    outputs = NetworkOutput(q_values=one, head_input=2 * one, hidden=hidden, logits=one[..., None])
     added = snapshot.published_outputs(module, outputs)
     np.testing.assert_array_equal(ntk.contaminated(np.zeros((1, 1)), added), [[summed]])
 
@@ -186,7 +187,8 @@ def write_snapshot(folder: Path, spec: TrainSpec, iteration: int, poison: bool =
             tensors[f"{name}/{inner}"] = np.array(leaf)
     if poison:
         tensors["params/head/q/bias"][0] = np.nan
-    tensors |= {f"batch/{k}": np.asarray(v) for k, v in vars(make_batch(iteration, 6)).items()}
+    fields = vars(make_batch(iteration, 6)).items()
+    tensors |= {f"batch/{name}": np.asarray(value) for name, value in fields if value is not None}
     file = folder / "snapshots" / f"iteration{iteration + 1:04d}.safetensors"
     meta = {"iteration": iteration, "frame": 400 * (iteration + 1), "spec": spec.digest(), "seed": 0}
     store(file, tensors, meta)

@@ -96,10 +96,10 @@ def compute(case: str, loss: str) -> dict[str, np.ndarray]:
     def everything(learner: Learner, batch: Batch) -> tuple[dict[str, jax.Array], Params, Learner]:
         targets = value_agent.targets(learner, batch)
         gradients = jax.grad(value_agent.loss)(learner.params, targets, batch)
-        updated, mean_loss = value_agent.update(learner, batch)
+        updated, result = value_agent.update(learner, batch, jax.random.key(0))
         q_values = value_agent.evaluate(learner.params, batch.state).q_values
         next_q_values = value_agent.evaluate(learner.params, batch.next_state).q_values
-        values = {"q_values": q_values, "next_q_values": next_q_values, "loss": mean_loss}
+        values = {"q_values": q_values, "next_q_values": next_q_values, "loss": result.loss}
         return values, gradients, updated
 
     params = parameters(value_agent)

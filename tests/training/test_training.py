@@ -268,12 +268,13 @@ def test_greedy_actions_come_from_the_online_network_and_the_current_state(monke
     pack = online.Pack(cell.spec, None, [lane], agent)
     asked = []
     monkeypatch.setattr(online, "epsilon", lambda spec, steps: asked.append(steps) or 0.0)
-    monkeypatch.setattr(pack, "_greedy", lambda params, state: asked.append((params, state)) or 2)
+    monkeypatch.setattr(pack, "_greedy", lambda *given: asked.append(given) or 2)
     assert pack._choose(lane) == 2
-    steps, (params, state) = asked
-    assert steps == 123
+    steps, (params, state, key, step) = asked
+    assert steps == step == 123
     assert params is lane.learner.params
     assert state is lane.stack
+    assert key is lane.act_key
     monkeypatch.setattr(online, "epsilon", lambda *_: 1.0)
     monkeypatch.setattr(pack, "_greedy", lambda *_: pytest.fail("evaluated the network for a random action"))
     drawn = []
@@ -320,9 +321,9 @@ def test_regenerated_replay_equals_the_recorded_one(undisturbed, tmp_path, monke
     recorded = []
     original = online.Lane.observe
 
-    def recording(lane, action, reward, game_over, frame):
-        recorded.append((lane.stack[-1].tobytes(), action, reward, game_over))
-        return original(lane, action, reward, game_over, frame)
+    def recording(lane, action, reward, game_over, life_lost, frame):
+        recorded.append((lane.stack[-1].tobytes(), action, reward, game_over, life_lost))
+        return original(lane, action, reward, game_over, life_lost, frame)
 
     monkeypatch.setattr(online.Lane, "observe", recording)
     cell.train(tmp_path)
@@ -341,7 +342,7 @@ def test_regenerated_replay_equals_the_recorded_one(undisturbed, tmp_path, monke
         roomy, cell.rom, [lane], online.ValueAgent(roomy.hyper, roomy.network, roomy.num_actions)
     )
     assert recorded == lived
-    assert sum(game_over for *_, game_over in lived) >= 1
+    assert sum(game_over for *_, game_over, _ in lived) >= 1
     assert path.stat().st_size <= 1.1 * len(lived) + 2048
 
 

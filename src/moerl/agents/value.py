@@ -1,15 +1,21 @@
-"""The value agent DQN (Mnih et al. 2015; paper Table 2): action, target, loss, update.
+"""Value agents, one family: DQN, Rainbow, DER, DrQ(ε) (paper Tables 1 and 2): targets, losses, update.
+
+`AgentSpec` says what an agent is: with all switches off it is DQN (Mnih et al. 2015); noisy layers,
+dueling heads, double Q-learning, return distributions (C51) and importance weights of prioritised
+replay make it Rainbow (Hessel et al. 2018).
 
 Pure functions on frozen state. What concerns a single transition is written for one and mapped over
 the batch; only the networks see the batch whole. The caller jits and donates: see `update`.
 
-Axes: B batch, A actions. Suffixes: `tm1` the state acted in, `t` the state after the n-step window.
+Axes: B batch, A actions, Z atoms (1 for scalar values). Suffixes: `tm1` the state acted in, `t` the
+state after the n-step window.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from enum import IntEnum
 from functools import cached_property
 from typing import Any, cast
 
@@ -18,11 +24,16 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from moerl.agents.losses import td_loss, td_target
+from moerl.agents.augmentation import augment
+from moerl.agents.losses import cross_entropy, project, td_loss, td_target
+from moerl.networks.heads import support
 from moerl.networks.q_network import NetworkOutput, QNetwork, build_network
-from moerl.study.specs import STACK_SIZE, AgentSpec, NetworkSpec
+from moerl.study.specs import STACK_SIZE, AgentSpec, Augmentation, Loss, NetworkSpec
 
 FRAME_SHAPE = (84, 84)
+
+PRIORITY_EPSILON = 1e-10
+"""Added to a loss before its root becomes a priority (method 4.3)."""
 
 Params = dict[str, Any]
 """Nested parameters of a Q-network, without flax's outer collection name."""
@@ -42,6 +53,8 @@ class Batch:
     """`[B, 4, 84, 84]` uint8, oldest frame first."""
     terminal: jax.Array
     """`[B]` bool."""
+    weight: jax.Array | None = None
+    """`[B]` float32, importance weights of prioritised replay; None: all equal."""
 
 
 @struct.dataclass
@@ -51,6 +64,29 @@ class Learner:
     params: Params
     target_params: Params
     opt_state: optax.OptState
+
+
+class Draw(IntEnum):
+    """What an update draws; each draw's key is the update's key folded with its number."""
+
+    ONLINE = 1
+    """Noise of the online network in the loss, a key per transition."""
+    TARGET = 2
+    """Noise of the next states' values, one key for the batch."""
+    STATE = 3
+    """Augmentation of the states."""
+    NEXT_STATE = 4
+    """Augmentation of the next states."""
+
+
+@struct.dataclass
+class UpdateResult:
+    """What an update tells besides the new learner."""
+
+    loss: jax.Array
+    """Importance-weighted mean loss before the step, scalar."""
+    priorities: jax.Array
+    """New priorities of the batch's transitions, `[B]`: the root of each one's own loss before the step."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +100,7 @@ class ValueAgent:
     @cached_property
     def network_module(self) -> QNetwork:
         """The Q-network; its parameters are what this class calls `params`."""
-        return build_network(self.network, self.num_actions)
+        return build_network(self.network, self.num_actions, self.hyper.head)
 
     @cached_property
     def optimiser(self) -> optax.GradientTransformation:
@@ -88,45 +124,102 @@ class ValueAgent:
         """
         return Learner(params, jax.tree.map(jnp.copy, params), self.optimiser.init(params))
 
-    def evaluate(self, params: Params, state: jax.Array) -> NetworkOutput:
-        """Network outputs for `state` `[..., 4, 84, 84]` (uint8, oldest frame first)."""
+    def evaluate(self, params: Params, state: jax.Array, keys: jax.Array | None = None) -> NetworkOutput:
+        """Network outputs for `state` `[..., 4, 84, 84]`, oldest frame first.
+
+        `state` holds uint8 frames or augmented intensities. A noisy network's noise is drawn from
+        `keys`: a key per state, one for all, or None for none (evaluation).
+        """
         channels_last = jnp.moveaxis(state, -3, -1)
-        return cast(NetworkOutput, self.network_module.apply({"params": params}, channels_last))
+        return cast(NetworkOutput, self.network_module.apply({"params": params}, channels_last, keys))
 
-    def greedy_action(self, params: Params, state: jax.Array) -> jax.Array:
-        """The action of highest Q-value (int32; ties to the lowest) in `state` `[4, 84, 84]`."""
-        return jnp.argmax(self.evaluate(params, state).q_values).astype(jnp.int32)
+    def greedy_action(self, params: Params, state: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """The action of highest Q-value (int32; ties to the lowest) in `state` `[4, 84, 84]`.
 
-    def target_one(self, q_t: jax.Array, transition: Batch) -> jax.Array:
-        """Bootstrap target (scalar) of one `transition`; `q_t` `[A]` is the target network's."""
-        return td_target(transition.reward, transition.terminal, jnp.max(q_t), self._discount)
+        A noisy agent acts under the noise of `key`, fresh for each step in training, None in evaluation.
+        """
+        return jnp.argmax(self.evaluate(params, state, key).q_values).astype(jnp.int32)
 
-    def loss_one(self, q_tm1: jax.Array, target: jax.Array, transition: Batch) -> jax.Array:
-        """TD loss (scalar) of one `transition`; `q_tm1` `[A]` is the online network's."""
-        return td_loss(target - q_tm1[transition.action], self.hyper.loss)
+    def target_one(self, logits_t: jax.Array, selector_t: jax.Array, transition: Batch) -> jax.Array:
+        """Bootstrap target of one `transition`: a scalar, or with C51 a distribution `[Z]`.
 
-    def targets(self, learner: Learner, batch: Batch) -> jax.Array:
-        """Bootstrap targets `[B]` of a batch."""
-        q_t = self.evaluate(learner.target_params, batch.next_state).q_values
-        return jax.vmap(self.target_one)(q_t, batch)
+        Args:
+            logits_t: the target network's values of the next state, `[A, Z]`.
+            selector_t: Q-values `[A]` whose largest chooses the next action.
+            transition: the transition.
+        """
+        chosen = logits_t[jnp.argmax(selector_t)]
+        if self.hyper.loss is Loss.C51:
+            atoms = support(self.hyper)
+            moved = td_target(transition.reward, transition.terminal, atoms, self._discount)
+            return project(moved, jax.nn.softmax(chosen), atoms)
+        return td_target(transition.reward, transition.terminal, chosen[0], self._discount)
 
-    def losses(self, params: Params, targets: jax.Array, batch: Batch) -> jax.Array:
-        """TD losses `[B]` of a batch against fixed `targets` `[B]`."""
-        q_tm1 = self.evaluate(params, batch.state).q_values
-        return jax.vmap(self.loss_one)(q_tm1, targets, batch)
+    def loss_one(self, logits_tm1: jax.Array, target: jax.Array, transition: Batch) -> jax.Array:
+        """Loss (scalar) of one `transition`; `logits_tm1` `[A, Z]` is the online network's."""
+        predicted = logits_tm1[transition.action]
+        if self.hyper.loss is Loss.C51:
+            return cross_entropy(target, predicted)
+        return td_loss(target - predicted[0], self.hyper.loss)
 
-    def loss(self, params: Params, targets: jax.Array, batch: Batch) -> jax.Array:
-        """Mean TD loss (scalar) of a batch against fixed `targets` `[B]`."""
-        return jnp.mean(self.losses(params, targets, batch))
+    def targets(self, learner: Learner, batch: Batch, key: jax.Array | None = None) -> jax.Array:
+        """Bootstrap targets `[B]`, or with C51 `[B, Z]`, of a batch; no gradient flows into them.
 
-    def update(self, learner: Learner, batch: Batch) -> tuple[Learner, jax.Array]:
-        """One gradient step; returns the learner after it and the loss before it (scalar).
+        B17: one noise, drawn from `key`, for the whole batch and both networks (None: no noise).
+        """
+        valued = self.evaluate(learner.target_params, batch.next_state, key)
+        selector = valued
+        if self.hyper.double:
+            selector = self.evaluate(learner.params, batch.next_state, key)
+        return jax.vmap(self.target_one)(valued.logits, selector.q_values, batch)
+
+    def losses(
+        self, params: Params, targets: jax.Array, batch: Batch, keys: jax.Array | None = None
+    ) -> jax.Array:
+        """Unweighted losses `[B]` of a batch against fixed `targets`; `keys` as in `evaluate`."""
+        logits_tm1 = self.evaluate(params, batch.state, keys).logits
+        return jax.vmap(self.loss_one)(logits_tm1, targets, batch)
+
+    def loss(
+        self, params: Params, targets: jax.Array, batch: Batch, keys: jax.Array | None = None
+    ) -> jax.Array:
+        """Mean loss (scalar) of a batch, weighted by `batch.weight`, against fixed `targets`."""
+        return self._loss_and_losses(params, targets, batch, keys)[0]
+
+    def _loss_and_losses(
+        self, params: Params, targets: jax.Array, batch: Batch, keys: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        losses = self.losses(params, targets, batch, keys)
+        return jnp.mean(losses if batch.weight is None else batch.weight * losses), losses
+
+    def augmented(self, batch: Batch, key: jax.Array) -> Batch:
+        """The batch with its states and next states augmented, independently, if the agent does so."""
+        match self.hyper.augmentation:
+            case Augmentation.NONE:
+                return batch
+            case Augmentation.DRQ:
+                return replace(
+                    batch,
+                    state=augment(jax.random.fold_in(key, Draw.STATE), batch.state),
+                    next_state=augment(jax.random.fold_in(key, Draw.NEXT_STATE), batch.next_state),
+                )
+
+    def update(self, learner: Learner, batch: Batch, key: jax.Array) -> tuple[Learner, UpdateResult]:
+        """One gradient step; `key` is consumed by noise and augmentation (see `Draw`), where there are any.
 
         Donate `learner` when jitting: the step then runs in place.
         """
-        targets = self.targets(learner, batch)
-        loss, gradients = jax.value_and_grad(self.loss)(learner.params, targets, batch)
-        return self.apply_gradients(learner, gradients), loss
+        batch = self.augmented(batch, key)
+        target_key = online_keys = None
+        if self.hyper.noisy:
+            target_key = jax.random.fold_in(key, Draw.TARGET)
+            # B17: a noise of its own for each transition.
+            online_keys = jax.random.split(jax.random.fold_in(key, Draw.ONLINE), batch.action.shape[0])
+        targets = self.targets(learner, batch, target_key)
+        gradient = jax.value_and_grad(self._loss_and_losses, has_aux=True)
+        (loss, losses), gradients = gradient(learner.params, targets, batch, online_keys)
+        result = UpdateResult(loss, jnp.sqrt(losses + PRIORITY_EPSILON))
+        return self.apply_gradients(learner, gradients), result
 
     def apply_gradients(self, learner: Learner, gradients: Params) -> Learner:
         """The learner after one Adam step along `gradients` (shaped like its parameters)."""

@@ -26,6 +26,9 @@ TAUS = (0.0, 0.025, 0.1)  # Sokar et al. (2023)
 KUMAR_DELTA = 0.01  # Kumar et al. (2021)
 CONTAMINATED_THRESHOLD = 0.01
 
+DRAWN = tuple(field.name for field in fields(Batch) if field.name != "weight")
+"""What a snapshot stores of each transition."""
+
 Metrics = dict[str, float]
 """Metric name to value."""
 
@@ -53,7 +56,8 @@ def read(path: Path, spec: TrainSpec) -> Snapshot:
     if meta.get("spec") != spec.digest():
         raise StateError(f"{path}: a snapshot of another spec than this run's; train it again")
     size = spec.hyper.batch_size
-    drawn = {field.name: tensors[f"batch/{field.name}"] for field in fields(Batch)}
+    # Drawn uniformly, so without importance weights.
+    drawn = {name: tensors[f"batch/{name}"] for name in DRAWN}
     return Snapshot(
         iteration=meta["iteration"],
         frame=meta["frame"],
@@ -104,7 +108,7 @@ def empirical_ntk(agent: ValueAgent, snapshot: Snapshot, batch: Batch) -> Array:
     Gradients are with respect to all online parameters; targets come from the stored target
     parameters and are held fixed.
     """
-    targets = _targets(agent, snapshot.target_params, batch)
+    targets = _targets(agent, snapshot.params, snapshot.target_params, batch)
     width = sum(leaf.size for leaf in jax.tree.leaves(snapshot.params))
 
     def row(index: int) -> ntk.Gradient:
@@ -124,8 +128,8 @@ def _gradient(agent: ValueAgent, params: Params, target: jax.Array, batch: Batch
 
 
 @partial(jax.jit, static_argnames="agent")
-def _targets(agent: ValueAgent, target_params: Params, batch: Batch) -> jax.Array:
-    return agent.targets(Learner(params={}, target_params=target_params, opt_state=()), batch)
+def _targets(agent: ValueAgent, params: Params, target_params: Params, batch: Batch) -> jax.Array:
+    return agent.targets(Learner(params, target_params, opt_state=()), batch)
 
 
 @partial(jax.jit, static_argnames="agent")
@@ -169,12 +173,16 @@ def published_outputs(module: Module, outputs: NetworkOutput) -> list[jax.Array]
 
     Baseline: Q-values and head input (its `hidden_act`; the penultimate ReLU is that same vector).
     MoE: Q-values, the combined tokens twice (returned as `moe_out.values` and as `hidden_act`) and
-    the experts' hidden activations. What the published MoE also adds and this leaves out, because
-    our networks do not return it: the router's probabilities, top weights and top expert indices.
+    the experts' hidden activations. Distributional heads: logits and probabilities as well.
+    What the published MoE also adds and this leaves out, because our networks do not return it: the
+    router's probabilities, top weights and top expert indices.
     """
+    heads = [outputs.q_values]
+    if outputs.logits.shape[-1] > 1:
+        heads += [outputs.logits, jax.nn.softmax(outputs.logits, axis=-1)]
     match module:
         case Module.BASELINE:
-            return [outputs.q_values, outputs.head_input]
+            return [*heads, outputs.head_input]
         case Module.SOFTMOE | Module.TOP1:
             tokens = outputs.head_input
-            return [outputs.q_values, tokens, tokens, outputs.hidden]
+            return [*heads, tokens, tokens, outputs.hidden]

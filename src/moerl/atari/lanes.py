@@ -35,6 +35,17 @@ class LaneStep:
     """Newest preprocessed frame, `[N, 84, 84]`."""
     rewards: npt.NDArray[np.int32]
     game_over: npt.NDArray[np.bool_]
+    life_lost: npt.NDArray[np.bool_]
+    """Whether the player has fewer lives than before the step. The game goes on, unless it is over."""
+
+    def of(self, lane: int) -> tuple[int, bool, bool, Frame]:
+        """Reward, game over, life lost and frame `[84, 84]` of one lane."""
+        return (
+            int(self.rewards[lane]),
+            bool(self.game_over[lane]),
+            bool(self.life_lost[lane]),
+            self.frames[lane],
+        )
 
 
 class AtariLanes:
@@ -63,7 +74,8 @@ class AtariLanes:
             max_num_frames_per_episode=frame_cap,
         )
         self.num_actions = len(self._env.ale.get_action_set())
-        self._env.reset(seed=np.array([episode_seed(s, 0) for s in self._run_seeds]))
+        _, info = self._env.reset(seed=np.array([episode_seed(s, 0) for s in self._run_seeds]))
+        self._lives = info["lives"].copy()
 
     def __len__(self) -> int:
         return len(self._run_seeds)
@@ -73,7 +85,8 @@ class AtariLanes:
         mask = np.zeros(len(self), dtype=np.bool_)
         mask[list(episodes)] = True
         seeds = np.array([episode_seed(self._run_seeds[i], episodes[i]) for i in sorted(episodes)])
-        frames, _ = self._env.reset(seed=seeds, options={"reset_mask": mask})
+        frames, info = self._env.reset(seed=seeds, options={"reset_mask": mask})
+        self._lives[mask] = info["lives"][mask]
         return {lane: frames[lane, 0].copy() for lane in episodes}
 
     def step(self, actions: npt.NDArray[np.int32]) -> LaneStep:
@@ -81,8 +94,10 @@ class AtariLanes:
 
         A lane whose game is over restarts by itself unless `begin_episodes` is called first.
         """
-        frames, rewards, game_over, _, _ = self._env.step(actions)
-        return LaneStep(frames[:, 0], rewards, game_over)
+        frames, rewards, game_over, _, info = self._env.step(actions)
+        life_lost = info["lives"] < self._lives
+        self._lives[:] = info["lives"]
+        return LaneStep(frames[:, 0], rewards, game_over, life_lost)
 
     def close(self) -> None:
         """Free the emulators."""

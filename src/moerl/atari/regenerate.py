@@ -24,8 +24,8 @@ class LoggedEpisode:
 
 Begin = Callable[[int, Frame], None]
 """Called with (lane, first frame) when a lane begins an episode."""
-Observe = Callable[[int, int, int, bool, Frame], None]
-"""Called with (lane, action, unclipped reward, game over, next frame) after each replayed step."""
+Observe = Callable[[int, int, int, bool, bool, Frame], None]
+"""Called with (lane, action, unclipped reward, game over, life lost, next frame) after each replayed step."""
 
 
 def regenerate(
@@ -52,4 +52,4 @@ def regenerate(
             actions[lane] = action
         step = env.step(actions)
         for lane, (_, _, action) in due.items():
-            observe(lane, action, int(step.rewards[lane]), bool(step.game_over[lane]), step.frames[lane])
+            observe(lane, action, *step.of(lane))

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from flax.linen.initializers import lecun_normal, ones, variance_scaling, zeros
 from jax import lax
 
+from moerl.networks.noisy import aligned, constant_sigma, draw_noise, uniform_mu
 from moerl.study.specs import Module, NetworkSpec
 
 per_expert_xavier_uniform = variance_scaling(
@@ -75,16 +76,51 @@ class ExpertDense(nn.Module):
         return jnp.einsum("erd,edh->erh", rows, kernel) + bias[:, None, :]
 
 
-class Experts(nn.Module):
-    """Two-layer experts that keep the token width: dense, ReLU, dense."""
+class NoisyExpertDense(nn.Module):
+    """One noisy dense layer per expert; parameters as in `NoisyDense`, with a leading expert axis.
 
-    hidden_units: int
+    B11: each expert has its own μ and σ, but a state's noise is the same for all experts and slots.
+    """
+
+    features: int
 
     @nn.compact
-    def __call__(self, slots: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Outputs `[..., E, P, D]` and hidden `[..., E, P, H]` for slots `[..., E, P, D]`."""
-        rows = expert_major(slots)
-        hidden = nn.relu(ExpertDense(self.hidden_units, name="hidden")(rows))
+    def __call__(self, slots: jax.Array, keys: jax.Array | None) -> jax.Array:
+        """Map `slots` `[..., E, P, D]` to rows `[E, ...·P, features]`, in `expert_major`'s order."""
+        *_, num_experts, num_slots, width = slots.shape
+        mu, sigma = uniform_mu(width), constant_sigma(width)
+        kernel_mu = self.param("kernel_mu", mu, (num_experts, width, self.features))
+        kernel_sigma = self.param("kernel_sigma", sigma, (num_experts, width, self.features))
+        bias_mu = self.param("bias_mu", mu, (num_experts, self.features))
+        bias_sigma = self.param("bias_sigma", sigma, (num_experts, self.features))
+        mean = jnp.einsum("erd,edh->erh", expert_major(slots), kernel_mu) + bias_mu[:, None, :]
+        if keys is None:
+            return mean
+        noise = draw_noise(keys, width, self.features)
+        scaled = expert_major(slots * aligned(noise.inputs, slots.ndim))
+        spread = jnp.einsum("erd,edh->erh", scaled, kernel_sigma) + bias_sigma[:, None, :]
+        per_state = spread.reshape(num_experts, -1, num_slots, self.features)
+        return mean + (noise.outputs.reshape(1, -1, 1, self.features) * per_state).reshape(mean.shape)
+
+
+class Experts(nn.Module):
+    """Two-layer experts that keep the token width: dense or noisy, ReLU, dense (never noisy)."""
+
+    hidden_units: int
+    noisy: bool = False
+
+    @nn.compact
+    def __call__(self, slots: jax.Array, keys: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        """Outputs `[..., E, P, D]` and hidden `[..., E, P, H]` for slots `[..., E, P, D]`.
+
+        Deviation from B11: `keys` is None in evaluation, which turns the experts' noise off with the
+        head's; the official experts stay noisy.
+        """
+        if self.noisy:
+            rows = NoisyExpertDense(self.hidden_units, name="hidden")(slots, keys)
+        else:
+            rows = ExpertDense(self.hidden_units, name="hidden")(expert_major(slots))
+        hidden = nn.relu(rows)
         outputs = ExpertDense(slots.shape[-1], name="output")(hidden)
         return batch_major(outputs, slots), batch_major(hidden, slots)
 
@@ -103,10 +139,11 @@ class SoftMoE(nn.Module):
 
     num_experts: int
     hidden_units: int
+    noisy: bool = False
 
     @nn.compact
-    def __call__(self, tokens: jax.Array) -> MoEOutput:
-        """Mix `tokens` `[..., M, D]`."""
+    def __call__(self, tokens: jax.Array, keys: jax.Array | None = None) -> MoEOutput:
+        """Mix `tokens` `[..., M, D]`; `keys` (see `noisy`) make the noise of noisy experts."""
         *batch, num_tokens, width = tokens.shape
         slots = slots_per_expert(num_tokens, self.num_experts)
         # B10: on [D, E, P] lecun_normal takes fan_in = D·E, so the deviation is 1/sqrt(D·E).
@@ -119,8 +156,8 @@ class SoftMoE(nn.Module):
         # Softmax averages, divided by their mass afterwards: [N, D] and [M, D] are smaller than [M, N].
         slot_inputs = jnp.einsum("...mn,...md->...nd", dispatch, tokens)
         slot_inputs = slot_inputs / jnp.sum(dispatch, axis=-2)[..., None]
-        outputs, hidden = Experts(self.hidden_units, name="experts")(
-            slot_inputs.reshape(*batch, self.num_experts, slots, width)
+        outputs, hidden = Experts(self.hidden_units, self.noisy, name="experts")(
+            slot_inputs.reshape(*batch, self.num_experts, slots, width), keys
         )
         slot_outputs = outputs.reshape(*batch, -1, width)
         combined = jnp.einsum("...mn,...nd->...md", combine, slot_outputs)
@@ -153,31 +190,32 @@ class Top1MoE(nn.Module):
 
     num_experts: int
     hidden_units: int
+    noisy: bool = False
 
     @nn.compact
-    def __call__(self, tokens: jax.Array) -> MoEOutput:
-        """Route `tokens` `[..., M, D]`."""
+    def __call__(self, tokens: jax.Array, keys: jax.Array | None = None) -> MoEOutput:
+        """Route `tokens` `[..., M, D]`; `keys` (see `noisy`) make the noise of noisy experts."""
         slots = slots_per_expert(tokens.shape[-2], self.num_experts)
         router = nn.Dense(self.num_experts, use_bias=False, name="router")
         gates = jax.nn.softmax(router(tokens), axis=-1)
         # argmax, like the official top_k, gives ties to the lowest expert index.
         dispatch = top1_dispatch(jnp.argmax(gates, axis=-1), self.num_experts, slots)
         slot_inputs = jnp.einsum("...mep,...md->...epd", dispatch, tokens)
-        outputs, hidden = Experts(self.hidden_units, name="experts")(slot_inputs)
+        outputs, hidden = Experts(self.hidden_units, self.noisy, name="experts")(slot_inputs, keys)
         routed = jnp.einsum("...mep,...epd->...md", dispatch, outputs)
         return MoEOutput(routed * jnp.max(gates, axis=-1, keepdims=True), hidden)
 
 
-def build_moe(spec: NetworkSpec) -> SoftMoE | Top1MoE:
-    """The mixture `spec` names, to be bound under the parameter name `moe`.
+def build_moe(spec: NetworkSpec, noisy: bool = False) -> SoftMoE | Top1MoE:
+    """The mixture `spec` names, with noisy or plain experts, to be bound under the parameter name `moe`.
 
     Raises:
         ValueError: `spec` is a baseline.
     """
     match spec.module:
         case Module.SOFTMOE:
-            return SoftMoE(spec.num_experts, spec.hidden_units, name="moe")
+            return SoftMoE(spec.num_experts, spec.hidden_units, noisy, name="moe")
         case Module.TOP1:
-            return Top1MoE(spec.num_experts, spec.hidden_units, name="moe")
+            return Top1MoE(spec.num_experts, spec.hidden_units, noisy, name="moe")
         case Module.BASELINE:
             raise ValueError("a baseline has no mixture of experts")

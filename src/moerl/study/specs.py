@@ -53,10 +53,26 @@ class Tokens(StrEnum):
 
 
 class Loss(StrEnum):
-    """TD loss of the scalar value agents."""
+    """TD loss of a value agent; C51 is the cross-entropy of return distributions (Bellemare et al. 2017)."""
 
     MSE = "mse"
     HUBER = "huber"
+    C51 = "c51"
+
+
+class Replay(StrEnum):
+    """How training batches are drawn from the replay memory (method 4.3, 4.6)."""
+
+    UNIFORM = "uniform"
+    PRIORITISED = "prioritised"
+
+
+class Augmentation(StrEnum):
+    """What is done to the states of a training batch; actions are chosen on unchanged states."""
+
+    NONE = "none"
+    DRQ = "drq"
+    """Random shift and intensity (Kostrikov et al. 2020; method 4.7)."""
 
 
 class NetworkSpec(Frozen):
@@ -86,8 +102,33 @@ class NetworkSpec(Frozen):
         return self
 
 
-class AgentSpec(Frozen):
-    """Hyper-parameters of a value agent (paper Table 2 and what it omits; units in the names or below)."""
+class HeadSpec(Frozen):
+    """What an agent asks of a network besides its variant: the form of its values, and noise."""
+
+    noisy: bool = False
+    """Noisy layers (Fortunato et al. 2018) in place of the dense ones: penultimate and head layers of
+    a baseline; first layer of each expert and head layers of a MoE."""
+    dueling: bool = False
+    num_atoms: PositiveInt = 1
+    """Atoms of each action's return distribution; 1: the scalar Q-value itself."""
+    v_max: PositiveFloat | None = None
+    """The atoms lie evenly in [-v_max, v_max]; None with scalar values."""
+
+    @model_validator(mode="after")
+    def _consistent_head(self) -> HeadSpec:
+        if (self.num_atoms > 1) != (self.v_max is not None):
+            raise ValueError(
+                f"num_atoms {self.num_atoms} with v_max {self.v_max}: v_max is the end of the support of "
+                "a distribution (num_atoms > 1) and null with scalar values (num_atoms 1)"
+            )
+        return self
+
+
+class AgentSpec(HeadSpec):
+    """Hyper-parameters of a value agent (paper Tables 1 and 2 and what they omit; units in names or below).
+
+    The switches, here and in `HeadSpec`, make the agent: all off is DQN.
+    """
 
     learning_rate: PositiveFloat
     adam_eps: PositiveFloat
@@ -105,9 +146,15 @@ class AgentSpec(Frozen):
     target_update_period: PositiveInt
     """Agent steps between hard target copies."""
     epsilon_train: Fraction
-    epsilon_decay_period: PositiveInt
-    """Agent steps of linear decay after `min_replay_history`."""
+    epsilon_decay_period: PositiveInt | None
+    """Agent steps of linear decay from 1 after `min_replay_history`; None: `epsilon_train` throughout."""
     loss: Loss
+    double: bool = False
+    """The online network chooses the next action that the target network values (van Hasselt et al. 2016)."""
+    replay: Replay = Replay.UNIFORM
+    augmentation: Augmentation = Augmentation.NONE
+    terminal_on_life_loss: bool = False
+    """A lost life is a terminal to the learner; the game goes on."""
     sticky_actions: Fraction
     """Probability per frame that ALE repeats the previous action."""
     max_episode_steps: PositiveInt
@@ -130,7 +177,17 @@ class AgentSpec(Frozen):
             raise ValueError(
                 f"n_step {self.n_step} is longer than max_episode_steps {self.max_episode_steps}"
             )
+        if (self.loss is Loss.C51) != (self.num_atoms > 1):
+            raise ValueError(
+                f"loss {self.loss.value!r} with num_atoms {self.num_atoms}: a distribution (num_atoms > 1) "
+                "is learnt by loss 'c51', a scalar value (num_atoms 1) by 'mse' or 'huber'"
+            )
         return self
+
+    @property
+    def head(self) -> HeadSpec:
+        """The part that the network depends on."""
+        return HeadSpec(**{name: getattr(self, name) for name in HeadSpec.model_fields})
 
 
 STACK_SIZE = 4  # frames stacked into one state (method 4.5)

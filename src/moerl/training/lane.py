@@ -1,13 +1,16 @@
 """One run in training: learner, replay, action log and progress, and their checkpoint.
 
-A checkpoint holds parameters, optimiser, counters and the action log; the replay memory and the
-running episode are regenerated from the log. Restoring one gives a lane that continues bit for bit.
+A checkpoint holds parameters, optimiser, priorities, counters and the action log; the replay memory
+and the running episode are regenerated from the log. Restoring one gives a lane that continues bit
+for bit.
 """
 
 from __future__ import annotations
 
+import bisect
 import json
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import jax
@@ -16,23 +19,24 @@ import numpy as np
 import numpy.typing as npt
 
 import moerl
-from moerl.agents.value import Learner, ValueAgent
+from moerl.agents.value import Batch, Learner, ValueAgent
 from moerl.atari.action_log import ActionLog
 from moerl.atari.lanes import FRAME_SHAPE, Frame
 from moerl.atari.regenerate import LoggedEpisode
-from moerl.replay.ring import FrameRing
+from moerl.replay.priorities import PriorityError, PriorityTable
+from moerl.replay.ring import FrameRing, Indices
 from moerl.study.errors import FailureError
-from moerl.study.specs import FRAMES_PER_STEP, STACK_SIZE, TrainSpec
+from moerl.study.specs import FRAMES_PER_STEP, STACK_SIZE, Replay, TrainSpec
 from moerl.training.progress import IterationRow
-from moerl.training.rng import Purpose, stream
+from moerl.training.rng import Purpose, device_key, stream
 from moerl.training.statefile import StateError, Tensors
 
-FORMAT = 1
+FORMAT = 2
 """Version of the checkpoint layout."""
 
 
 class DivergedError(FailureError):
-    """A loss became non-finite; one line with the run and the gradient step."""
+    """A loss or priority became non-finite; one line with the run and the gradient step."""
 
 
 def name_leaves(tree: Any) -> Tensors:
@@ -62,7 +66,11 @@ class Lane:
     seed: int
     learner: Learner
     ring: FrameRing
+    priorities: PriorityTable | None = None
+    """Of the ring's transitions, if the agent's replay is prioritised."""
     log: ActionLog = field(default_factory=ActionLog)
+    episode_adds: list[int] = field(default_factory=list)
+    """Transitions added to the ring, padding included, by the end of each finished episode."""
     agent_steps: int = 0
     gradient_steps: int = 0
     rows: list[IterationRow] = field(default_factory=list)
@@ -78,13 +86,22 @@ class Lane:
     )
     episode_return: float = 0.0
     episode_steps: int = 0
+    bad_priority: str | None = None
+    """What was wrong with the first priority that was not finite."""
+    restored_adds: int | None = None
+    """Transitions added before the checkpoint this lane is from, padding included; None for a fresh lane."""
+
+    def __post_init__(self) -> None:
+        self.update_key = device_key(self.seed, Purpose.UPDATE)
+        self.act_key = device_key(self.seed, Purpose.ACT)
 
     @classmethod
     def fresh(cls, spec: TrainSpec, seed: int, agent: ValueAgent) -> Lane:
         """A run that has not taken a step."""
         hyper = spec.hyper
         ring = FrameRing(hyper.replay_capacity, hyper.n_step, hyper.gamma)
-        return cls(spec, seed, jax.jit(agent.init)(jax.random.key(seed)), ring)
+        priorities = PriorityTable(ring.capacity) if hyper.replay is Replay.PRIORITISED else None
+        return cls(spec, seed, jax.jit(agent.init)(jax.random.key(seed)), ring, priorities)
 
     def begin_episode(self, frame: Frame) -> None:
         """Start an episode on its first frame; the frames before it are zeros."""
@@ -92,19 +109,23 @@ class Lane:
         self.stack[-1] = frame
         self.episode_return, self.episode_steps, self.between_episodes = 0.0, 0, False
 
-    def observe(self, action: int, reward: int, game_over: bool, frame: Frame) -> bool:
+    def observe(self, action: int, reward: int, game_over: bool, life_lost: bool, frame: Frame) -> bool:
         """Store the transition that `action` ended; returns whether the episode ended with it.
 
         `reward` is unclipped; `frame` is the frame after the action (unused if the episode ended).
+        Where a lost life is a terminal, the game goes on, but the stack starts anew on `frame`, as at
+        the start of an episode (method 4.7).
         """
         self.episode_steps += 1
         self.episode_return += reward
+        terminal = game_over or (life_lost and self.spec.hyper.terminal_on_life_loss)
         end = game_over or self.episode_steps == self.spec.hyper.max_episode_steps
-        self.ring.add(self.stack[-1], action, float(np.clip(reward, -1, 1)), game_over, end)
+        self.ring.add(self.stack[-1], action, float(np.clip(reward, -1, 1)), terminal, end)
         if end:
             self.between_episodes = True
+            self.episode_adds.append(self.ring.add_count)
         else:
-            self.stack[:-1] = self.stack[1:]
+            self.stack[:-1] = 0 if terminal else self.stack[1:]
             self.stack[-1] = frame
         return end
 
@@ -132,11 +153,45 @@ class Lane:
         self.pending_losses = []
         self.tensors()  # refuses an iteration that ends in parameters that are not finite
 
+    def sample_batch(self) -> tuple[Indices, Batch]:
+        """The batch of the coming gradient step, and the replay slots `[B]` it comes from.
+
+        Raises RuntimeError if the replay memory cannot give one.
+        """
+        rng = stream(self.seed, Purpose.REPLAY, self.gradient_steps)
+        size = self.spec.hyper.batch_size
+        if self.priorities is None:
+            slots = self.ring.sample_indices(rng, size)
+            return slots, Batch(**vars(self.ring.gather(slots)))
+        slots = self.priorities.sample(rng, size, self.ring.valid)
+        return slots, Batch(
+            **vars(self.ring.gather(slots)), weight=jnp.asarray(self.priorities.weights(slots))
+        )
+
+    def set_priorities(self, slots: Indices, priorities: jax.Array) -> None:
+        """Give the transitions of the last gradient step their new priorities, if replay is prioritised.
+
+        A priority that is not finite leaves the table as it was; `flush_losses` then raises.
+        """
+        if self.priorities is None:
+            return
+        try:
+            self.priorities.update(slots, np.asarray(priorities))
+        except PriorityError as error:
+            step = self.gradient_steps - 1
+            problem = f"{self._name()}: diverged, {error} at gradient step {step}"
+            self.bad_priority = self.bad_priority or problem
+
+    def _name(self) -> str:
+        return f"{self.spec.agent} {self.spec.variant} {self.spec.game} seed {self.seed}"
+
     def flush_losses(self) -> npt.NDArray[np.float64]:
         """Fetch the running iteration's losses from the device, `[gradient steps]`.
 
-        Raises DivergedError if one of them is not finite, so that no bad state is ever saved.
+        Raises DivergedError if one of them, or a priority, is not finite, so that no bad state is ever saved.
         """
+        if self.bad_priority is not None:
+            raise DivergedError(self.bad_priority)
         self.pending_losses = [float(loss) for loss in self.pending_losses]
         losses = np.array(self.pending_losses, dtype=np.float64)
         bad = np.flatnonzero(~np.isfinite(losses))
@@ -168,12 +223,15 @@ class Lane:
     def tensors(self) -> Tensors:
         """Everything that is an array in the checkpoint, the action log left out.
 
-        Raises DivergedError if a loss, a parameter or the optimiser's state is not finite.
+        Raises DivergedError if a loss, a priority, a parameter or the optimiser's state is not finite.
         """
         tensors = name_leaves(self.learner) | {"pending_losses": self.flush_losses()}
         for name, value in tensors.items():
             if value.dtype.kind == "f" and not np.isfinite(value).all():
                 raise self.diverged(f"{name} is not finite after gradient step {self.gradient_steps - 1}")
+        tensors["episode_adds"] = np.array(self.episode_adds, dtype=np.int64)
+        if self.priorities is not None:
+            tensors |= {f"priorities/{name}": value for name, value in self.priorities.tensors().items()}
         return tensors
 
     def diverged(self, how: str) -> DivergedError:
@@ -194,6 +252,7 @@ class Lane:
             "iteration_start": self.iteration_start,
             "iteration_returns": self.iteration_returns,
             "episode_return": self.episode_return,
+            "add_count": self.ring.add_count,
         }
 
     @classmethod
@@ -209,7 +268,10 @@ class Lane:
         """A lane from its checkpoint; its replay and running episode still have to be regenerated."""
         template = jax.eval_shape(agent.init, jax.random.key(seed))
         ring = FrameRing(spec.hyper.replay_capacity, spec.hyper.n_step, spec.hyper.gamma)
-        lane = cls(spec, seed, fill_leaves(template, tensors), ring, log)
+        priorities = _restore_priorities(spec, tensors)
+        lane = cls(spec, seed, fill_leaves(template, tensors), ring, priorities, log)
+        lane.episode_adds = [int(count) for count in tensors["episode_adds"]]
+        lane.restored_adds = meta["add_count"]
         lane.agent_steps, lane.gradient_steps = meta["agent_steps"], meta["gradient_steps"]
         lane.rows = [IterationRow(**row) for row in meta["rows"]]
         lane.iteration_start = meta["iteration_start"]
@@ -226,18 +288,40 @@ class Lane:
 
         Also winds the ring to where the first of them was added.
         """
-        episodes: list[LoggedEpisode] = []
+        first = 0
+        if self.restored_adds is not None:
+            first = bisect.bisect_right(self.episode_adds, self.restored_adds - self.ring.capacity)
+        self.ring.start_at(self.episode_adds[first - 1] if first else 0)
+        del self.episode_adds[first:]  # regenerating the episodes appends them again
         lengths = self.log.episode_lengths
-        end, index = self.log.finished_steps, len(lengths)
-        held = 0
+        ends = list(accumulate(lengths))
+        episodes = [
+            LoggedEpisode(i, bytes(self.log.actions[ends[i] - lengths[i] : ends[i]]))
+            for i in range(first, len(lengths))
+        ]
         if self.log.running:
-            episodes.append(LoggedEpisode(index, self.log.running))
-            held = len(self.log.running) + STACK_SIZE - 1
-        while index and held < self.ring.capacity:
-            index -= 1
-            start = end - lengths[index]
-            episodes.append(LoggedEpisode(index, bytes(self.log.actions[start:end])))
-            held += lengths[index] + STACK_SIZE - 1
-            end = start
-        self.ring.start_at(end + index * (STACK_SIZE - 1))
-        return episodes[::-1]
+            episodes.append(LoggedEpisode(len(lengths), self.log.running))
+        return episodes
+
+    def check_regenerated(self) -> None:
+        """Raises StateError unless the regenerated ring ends where the checkpoint's did."""
+        if self.restored_adds is not None and self.ring.add_count != self.restored_adds:
+            raise StateError(
+                f"{self._name()}: replaying the action log added {self.ring.add_count} transitions instead "
+                f"of {self.restored_adds}; was it recorded with another ale-py or ROM version?"
+            )
+
+
+def _restore_priorities(spec: TrainSpec, tensors: Tensors) -> PriorityTable | None:
+    """The priorities of a checkpoint. Raises StateError if they are missing or do not fit the replay."""
+    if spec.hyper.replay is not Replay.PRIORITISED:
+        return None
+    try:
+        table = PriorityTable.from_tensors({k: tensors[f"priorities/{k}"] for k in ("leaves", "max")})
+    except (KeyError, PriorityError) as error:
+        raise StateError(f"checkpoint without usable priorities ({error})") from error
+    if len(table.leaves) != spec.hyper.replay_capacity:
+        raise StateError(
+            f"priorities of {len(table.leaves)} slots, the replay has {spec.hyper.replay_capacity}"
+        )
+    return table

@@ -18,7 +18,7 @@ from types import FrameType
 import jax
 import numpy as np
 
-from moerl.agents.value import Batch, ValueAgent
+from moerl.agents.value import Batch, Learner, Params, UpdateResult, ValueAgent
 from moerl.atari.lanes import AtariLanes, Frame
 from moerl.atari.regenerate import regenerate
 from moerl.study.specs import FRAMES_PER_STEP, TrainSpec
@@ -44,8 +44,13 @@ class Options:
 
 
 def epsilon(spec: TrainSpec, agent_steps: int) -> float:
-    """Exploration rate: 1 until `min_replay_history` agent steps, then linear down to `epsilon_train`."""
+    """Exploration rate: 1 until `min_replay_history` agent steps, then linear down to `epsilon_train`.
+
+    Without `epsilon_decay_period` it is `epsilon_train` throughout: 0 for agents that explore by noise.
+    """
     hyper = spec.hyper
+    if hyper.epsilon_decay_period is None:
+        return hyper.epsilon_train
     left = hyper.epsilon_decay_period + hyper.min_replay_history - agent_steps
     bonus = (1.0 - hyper.epsilon_train) * left / hyper.epsilon_decay_period
     return hyper.epsilon_train + min(max(bonus, 0.0), 1.0 - hyper.epsilon_train)
@@ -63,8 +68,17 @@ class Pack:
 
     def __post_init__(self) -> None:
         self.actions = np.zeros(len(self.lanes), dtype=np.int32)
-        self._update = jax.jit(self.agent.update, donate_argnums=0)
-        self._greedy = jax.jit(self.agent.greedy_action)
+        self._update = jax.jit(self._update_at, donate_argnums=0)
+        self._greedy = jax.jit(self._greedy_at)
+
+    def _update_at(
+        self, learner: Learner, batch: Batch, key: jax.Array, step: int
+    ) -> tuple[Learner, UpdateResult]:
+        return self.agent.update(learner, batch, jax.random.fold_in(key, step))
+
+    def _greedy_at(self, params: Params, state: jax.Array, key: jax.Array, step: int) -> jax.Array:
+        noise = jax.random.fold_in(key, step) if self.spec.hyper.noisy else None
+        return self.agent.greedy_action(params, state, noise)
 
     @classmethod
     def create(cls, spec: TrainSpec, rom: str, lanes: list[Lane], agent: ValueAgent) -> Pack:
@@ -85,8 +99,10 @@ class Pack:
         def begin(lane: int, frame: Frame) -> None:
             self.lanes[lane].begin_episode(frame)
 
-        def observe(lane: int, action: int, reward: int, game_over: bool, frame: Frame) -> None:
-            ends[lane] += self.lanes[lane].observe(action, reward, game_over, frame)
+        def observe(
+            lane: int, action: int, reward: int, game_over: bool, life_lost: bool, frame: Frame
+        ) -> None:
+            ends[lane] += self.lanes[lane].observe(action, reward, game_over, life_lost, frame)
 
         episodes = [lane.episodes_to_regenerate() for lane in self.lanes]
         regenerate(self.env, episodes, begin, observe)
@@ -97,6 +113,7 @@ class Pack:
                     f"{self.spec.game}, seed {lane.seed}: replaying the action log gave {ended} episode ends "
                     f"instead of {finished}; was it recorded with another ale-py or ROM version?"
                 )
+            lane.check_regenerated()
 
     def round(self, active: Sequence[int]) -> list[int]:
         """One agent step of every active lane; returns the lanes whose iteration ended with it."""
@@ -113,7 +130,10 @@ class Pack:
         for i in active:
             lane, action = self.lanes[i], int(self.actions[i])
             lane.log.append(action)
-            end = lane.observe(action, int(step.rewards[i]), bool(step.game_over[i]), step.frames[i])
+            before = lane.ring.add_count
+            end = lane.observe(action, *step.of(i))
+            if lane.priorities is not None:
+                lane.priorities.insert(before, lane.ring.add_count)
             if end and lane.finish_episode():
                 ended.append(i)
         return ended
@@ -123,21 +143,24 @@ class Pack:
         if lane.ring.add_count > hyper.min_replay_history:
             if lane.agent_steps % hyper.update_period == 0:
                 for _ in range(hyper.updates_per_period):
-                    rng = stream(lane.seed, Purpose.REPLAY, lane.gradient_steps)
-                    sample = lane.ring.gather(lane.ring.sample_indices(rng, hyper.batch_size))
-                    lane.learner, loss = self._update(lane.learner, Batch(**vars(sample)))
-                    lane.pending_losses.append(loss)
-                    lane.gradient_steps += 1
+                    self._gradient_step(lane)
             if lane.agent_steps % hyper.target_update_period == 0:
                 lane.learner = self.agent.sync_target(lane.learner)
         lane.agent_steps += 1
+
+    def _gradient_step(self, lane: Lane) -> None:
+        slots, batch = lane.sample_batch()
+        lane.learner, result = self._update(lane.learner, batch, lane.update_key, lane.gradient_steps)
+        lane.pending_losses.append(result.loss)
+        lane.gradient_steps += 1
+        lane.set_priorities(slots, result.priorities)
 
     def _choose(self, lane: Lane) -> int:
         """ε-greedy action; the network is evaluated only if its answer is used."""
         rng = stream(lane.seed, Purpose.EXPLORE, lane.agent_steps)
         if rng.random() <= epsilon(self.spec, lane.agent_steps):
             return int(rng.integers(self.spec.num_actions))
-        return int(self._greedy(lane.learner.params, lane.stack))
+        return int(self._greedy(lane.learner.params, lane.stack, lane.act_key, lane.agent_steps))
 
 
 def train(

@@ -1,12 +1,14 @@
-"""Counter-based randomness on the host: every draw is a function of (run seed, purpose, step).
+"""Counter-based randomness: every draw is a function of (run seed, purpose, step).
 
-There is no generator state to save, and nothing else that runs can shift a run's draws.
+There is no generator state to save, and nothing else that runs can shift a run's draws. The host
+draws from NumPy generators, the device from JAX keys.
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
 
+import jax
 import numpy as np
 
 
@@ -19,8 +21,17 @@ class Purpose(IntEnum):
     """Indices of one training batch. `step` = gradient step."""
     SNAPSHOT = 3
     """Indices of a snapshot's batches. `step` = iteration."""
+    UPDATE = 4
+    """On the device: noise and augmentation of one update. `step` = gradient step."""
+    ACT = 5
+    """On the device: noise of one action. `step` = agent step."""
 
 
 def stream(run_seed: int, purpose: Purpose, step: int) -> np.random.Generator:
     """A fresh generator for one step of one purpose of one run (Philox keyed by both)."""
     return np.random.Generator(np.random.Philox(key=[run_seed, int(purpose)], counter=[0, 0, step, 0]))
+
+
+def device_key(run_seed: int, purpose: Purpose) -> jax.Array:
+    """The key of one purpose of one run; fold in the step to get the step's own."""
+    return jax.random.fold_in(jax.random.key(run_seed), int(purpose))

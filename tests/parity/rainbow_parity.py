@@ -1,0 +1,107 @@
+"""What both Rainbow parity tests compare: moerl's Rainbow, DER and DrQ(ε) on the oracle's inputs."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import jax
+import numpy as np
+import yaml
+from network_parity import ROOT, TOLERANCE, flatten
+from network_parity import inputs as shared
+
+from moerl.agents.value import Batch, Draw, ValueAgent
+from moerl.study.specs import AgentSpec, NetworkSpec, Replay
+
+
+def load_inputs() -> ModuleType:
+    """The oracle's own module of inputs, which imports the one shared with DQN's parity."""
+    sys.modules["oracle_inputs"] = shared
+    path = ROOT / "envs" / "oracle_rainbow_inputs.py"
+    spec = importlib.util.spec_from_file_location("oracle_rainbow_inputs", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+inputs = load_inputs()
+
+
+def configured(name: str) -> dict[str, Any]:
+    """A file of `config/`."""
+    loaded: dict[str, Any] = yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text())
+    return loaded
+
+
+@cache
+def agent(name: str, case: str) -> ValueAgent:
+    """The configured agent on the configured network."""
+    hyper = AgentSpec.model_validate(configured("agents")[name])
+    network = NetworkSpec.model_validate(configured("networks")[case])
+    return ValueAgent(hyper, network, inputs.NUM_ACTIONS)
+
+
+@cache
+def shapes(name: str, case: str) -> dict[str, tuple[int, ...]]:
+    """Shapes of the parameters, by name."""
+    tree = jax.eval_shape(agent(name, case).init, jax.random.key(0)).params
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {"/".join(str(key.key) for key in path): leaf.shape for path, leaf in leaves}
+
+
+def parameters(name: str, case: str) -> Any:
+    """The agent's parameter tree filled with the shared values."""
+    tree = jax.eval_shape(agent(name, case).init, jax.random.key(0)).params
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: inputs.parameter("/".join(key.key for key in path), leaf.shape), tree
+    )
+
+
+def compute(name: str, case: str) -> dict[str, np.ndarray]:
+    """Every quantity that envs/oracle_rainbow.py writes for an agent and a variant, by its keys."""
+    value_agent = agent(name, case)
+    learner = value_agent.start(parameters(name, case))
+    fields = inputs.batch(name, case)
+    weight = fields.pop("weight")
+    batch = Batch(**fields, weight=weight if value_agent.hyper.replay is Replay.PRIORITISED else None)
+    key = jax.random.key(inputs.KEY)
+
+    @jax.jit
+    def parts(learner, batch):
+        """The pieces of `update`, for what it does not return."""
+        noisy = value_agent.hyper.noisy
+        seen = value_agent.augmented(batch, key)
+        keys = jax.random.split(jax.random.fold_in(key, Draw.ONLINE), len(seen.action)) if noisy else None
+        target_key = jax.random.fold_in(key, Draw.TARGET) if noisy else None
+        targets = value_agent.targets(learner, seen, target_key)
+        return {
+            "logits": value_agent.evaluate(learner.params, seen.state, keys).logits,
+            "losses": value_agent.losses(learner.params, targets, seen, keys),
+            "gradient": jax.grad(value_agent.loss)(learner.params, targets, seen, keys),
+        }
+
+    found = parts(learner, batch)
+    gradients = flatten(found.pop("gradient"))
+    updated, result = jax.jit(value_agent.update)(learner, batch, key)
+    found |= {"loss": result.loss, "priorities": result.priorities}
+    old, new = flatten(learner.params), flatten(updated.params)
+    for parameter in old:
+        found[f"gradient/{parameter}"] = gradients[parameter]
+        found[f"step/{parameter}"] = new[parameter] - old[parameter]
+    return {key: np.asarray(value) for key, value in found.items()}
+
+
+def accepted_error(name: str, case: str, key: str, expected_norm: float) -> float:
+    """Largest accepted norm of the difference in quantity `key`; as in `network_parity`."""
+    accepted = TOLERANCE * expected_norm
+    if key.startswith("step/"):
+        parameter = key.removeprefix("step/")
+        values = inputs.parameter(parameter, shapes(name, case)[parameter])
+        accepted += 2 * 2.0**-24 * float(np.linalg.norm(values))
+    return accepted

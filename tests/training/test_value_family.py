@@ -1,0 +1,181 @@
+"""Rainbow, DER and DrQ(ε) in the training loop: priorities, life-loss terminals, noise, resuming."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import yaml
+from tiny_runs import Tiny, tiny
+
+from moerl.atari.lanes import AtariLanes
+from moerl.study.specs import AgentSpec
+from moerl.training import online
+from moerl.training.lane import DivergedError, Lane
+from moerl.training.online import Options, epsilon
+from moerl.training.statefile import StateError, load, store
+
+AGENTS = yaml.safe_load((Path(__file__).parents[2] / "config" / "agents.yaml").read_text())
+SMALL = {
+    "batch_size": 4,
+    "replay_capacity": 400,
+    "min_replay_history": 100,
+    "update_period": 16,
+    "target_update_period": 64,
+    "max_episode_steps": 150,
+}
+
+
+def tiny_agent(agent: str, variant="cnn-softmoe1", **hyper) -> Tiny:
+    """Two short iterations of `agent` on Breakout; lives are lost, episodes cut, the replay wraps."""
+    cell = tiny("Breakout", 200, 2, variant=variant)
+    spec = cell.spec.model_copy(
+        update={"agent": agent, "hyper": AgentSpec.model_validate(AGENTS[agent] | SMALL | hyper)}
+    )
+    return Tiny(spec, cell.rom, cell.iterations)
+
+
+# Half of the actions at random, so that balls are served and lost whatever the network thinks.
+CELLS = {
+    "rainbow": tiny_agent("rainbow", "cnn-top1-1"),
+    "der": tiny_agent("der", epsilon_train=0.5),
+    "drq_eps": tiny_agent("drq_eps", target_update_period=16),
+}
+
+
+class PulledPlugError(BaseException):
+    """Stands for SIGKILL: not an Exception, so nothing may handle it."""
+
+
+@pytest.mark.parametrize("agent", CELLS)
+def test_packed_and_killed_equals_alone_and_undisturbed(agent, tmp_path, monkeypatch):
+    cell = CELLS[agent]
+    alone = cell.train(tmp_path / "alone", seeds=(1,))[1]
+    rng = np.random.default_rng(0)
+    original, fuse = online.Pack.round, {"rounds": 0}
+
+    def fused_round(pack, active):
+        fuse["rounds"] -= 1
+        if fuse["rounds"] < 0:
+            raise PulledPlugError
+        return original(pack, active)
+
+    monkeypatch.setattr(online.Pack, "round", fused_round)
+    kills = 0
+    while True:
+        fuse["rounds"] = int(rng.integers(100, 250))
+        try:
+            got = cell.train(tmp_path / "packed", seeds=(0, 1), options=Options(save_every_seconds=0.05))
+        except PulledPlugError:
+            kills += 1
+            continue
+        break
+    assert kills >= 1
+    assert got[1] == alone
+    assert got[0]["actions.safetensors"] != alone["actions.safetensors"]
+    tensors, meta = load(tmp_path / "packed" / "results" / "seed1" / "end" / "resume.safetensors")
+    lengths, _ = load(tmp_path / "packed" / "results" / "seed1" / "end" / "actions.safetensors")
+    padding = meta["add_count"] - meta["agent_steps"]
+    if cell.spec.hyper.terminal_on_life_loss:
+        assert padding > 3 * len(lengths["episode_lengths"])  # lives were lost
+    else:
+        assert padding == 3 * len(lengths["episode_lengths"])
+    if agent != "drq_eps":
+        leaves = tensors["priorities/leaves"]
+        learnt = leaves[(leaves > 0) & (leaves != tensors["priorities/max"])]
+        assert len(learnt) > 20
+        assert (leaves == 0).sum() >= 3  # padding
+
+
+def fresh(agent: str) -> Lane:
+    spec = CELLS[agent].spec
+    return Lane.fresh(spec, 0, online.ValueAgent(spec.hyper, spec.network, spec.num_actions))
+
+
+def frame(value: int):
+    return np.full((84, 84), value, dtype=np.uint8)
+
+
+@pytest.mark.parametrize(("agent", "terminal"), [("der", True), ("rainbow", False)])
+def test_lost_life_ends_the_stack_and_not_the_episode(agent, terminal):
+    lane = fresh(agent)
+    lane.begin_episode(frame(1))
+    assert not lane.observe(2, 1, False, False, frame(2))
+    assert not lane.observe(3, 5, False, True, frame(3))
+    assert lane.ring.terminals[:5].tolist() == [False] * 4 + [terminal]
+    assert [int(f[0, 0]) for f in lane.stack] == ([0, 0, 0, 3] if terminal else [0, 1, 2, 3])
+    assert not lane.observe(4, 2, False, False, frame(4))
+    assert lane.ring.add_count == (9 if terminal else 6)  # the new life starts with padding
+    assert not lane.between_episodes
+    assert lane.observe(5, 0, True, True, frame(5))
+    assert lane.episode_return == 8
+    assert lane.episode_adds == [lane.ring.add_count]
+
+
+def test_lives_of_the_real_game():
+    env = AtariLanes("breakout", [3, 4], sticky_actions=0.0, max_episode_steps=27_000)
+    rng = np.random.default_rng(0)
+    lost, over = np.zeros(2, int), np.zeros(2, bool)
+    for _ in range(2_000):
+        step = env.step(rng.integers(0, 4, 2).astype(np.int32))
+        lost += step.life_lost & ~over
+        over |= step.game_over
+        if over.all():
+            break
+    assert over.all()
+    assert lost.tolist() == [5, 5]
+    env.begin_episodes({0: 1, 1: 1})
+    assert not env.step(np.zeros(2, np.int32)).life_lost.any()
+
+
+def test_noisy_agents_have_no_epsilon_and_noise_of_their_own_at_each_step(tmp_path):
+    cell = CELLS["rainbow"]
+    assert {epsilon(cell.spec, step) for step in (0, 50, 10_000)} == {0.0}
+    pack = online.Pack.create(
+        cell.spec,
+        cell.rom,
+        [fresh("rainbow")],
+        online.ValueAgent(cell.spec.hyper, cell.spec.network, cell.spec.num_actions),
+    )
+    lane = pack.lanes[0]
+    lane.stack[:] = np.random.default_rng(0).integers(0, 256, lane.stack.shape)
+    # A σ as large as μ makes noise decide.
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, x: 20 * x if "sigma" in path[-1].key else x, lane.learner.params
+    )
+    lane.learner = lane.learner.replace(params=params)
+    chosen = []
+    for step in (*range(20), *range(20)):
+        lane.agent_steps = step
+        chosen.append(pack._choose(lane))
+    assert chosen[:20] == chosen[20:]
+    assert len(set(chosen)) > 1
+
+
+def test_diverged_priorities_are_named_and_kept_out_of_the_table(tmp_path):
+    lane = fresh("der")
+    lane.begin_episode(frame(1))
+    lane.gradient_steps = 7
+    lane.set_priorities(np.array([3]), np.array([np.nan], dtype=np.float32))
+    assert np.isfinite(lane.priorities.leaves).all()
+    with pytest.raises(DivergedError, match=r"der .* seed 0: diverged, priority nan .* at gradient step 6"):
+        lane.flush_losses()
+
+
+@pytest.mark.parametrize("damage", [None, "shape", "negative"])
+def test_checkpoint_without_usable_priorities_is_refused(tmp_path, damage):
+    cell = CELLS["der"]
+    cell.train(tmp_path, iterations=1, milestone="short")
+    path = next((tmp_path / "results").rglob("resume.safetensors"))
+    tensors, meta = load(path)
+    leaves = tensors.pop("priorities/leaves")
+    if damage == "shape":
+        tensors["priorities/leaves"] = leaves[:-1]
+    elif damage == "negative":
+        tensors["priorities/leaves"] = -leaves
+    store(path, tensors, meta)
+    for state in (tmp_path / "state").rglob("*.safetensors"):
+        if "snapshots" not in state.parts:
+            state.unlink()
+    with pytest.raises(StateError, match="priorities"):
+        cell.train(tmp_path, iterations=2, milestone="long")
