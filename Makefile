@@ -61,6 +61,8 @@ lock: $(DEV_READY)
 	  $(UV_COMPILE) --universal --extra $$extra -c envs/cpu.txt pyproject.toml envs/build.in -o envs/$$extra.txt; \
 	done
 	$(UV_COMPILE) --python-platform x86_64-manylinux_2_28 envs/oracle.in -o envs/oracle.txt
+	digest=$$(cat envs/build.txt envs/cpu.txt | sha256sum | cut -c1-64); \
+	  sed -i "s/^\(# SHA-256 .*: \).*/\1$$digest/" envs/conda.yaml
 
 clean:
 	rm -rf $(VENV) $(ORACLE)
@@ -75,17 +77,13 @@ define environment
 	  || { echo "make: $(PYTHON) has neither pip nor ensurepip (Debian: apt install python3-venv)" >&2; exit 1; }
 endef
 pip = $$($(1)/bin/python -m pip --version >/dev/null 2>&1 \
-  && echo $(1)/bin/python -m pip || echo $(PYTHON) -m pip --python $(1)/bin/python) \
-  --quiet --disable-pip-version-check install
+  && echo $(1)/bin/python -m pip || echo $(PYTHON) -m pip --python $(1)/bin/python)
 
-# $(call install,LOCK): the pipeline's environment with exactly what the lock names. What has to be built
-# (two source distributions, and this project) is built with the locked backend, not with a downloaded one.
+# $(call install,LOCK): the pipeline's environment with exactly what the lock names, and this project.
 define install
 	@echo "Installing $(1) into $(VENV) (once)"
 	$(call environment,$(VENV))
-	@$(call pip,$(VENV)) --require-hashes -r envs/build.txt
-	@$(call pip,$(VENV)) --require-hashes --no-build-isolation --use-pep517 -r $(1)
-	@$(call pip,$(VENV)) --no-index --no-build-isolation --no-deps -e .
+	@bash envs/install.sh $(1) $(call pip,$(VENV))
 	@rm -f $(VENV)/dev-* $(VENV)/cpu-*
 endef
 
@@ -100,6 +98,6 @@ $(CPU_READY):
 $(ORACLE_READY):
 	@echo "Installing envs/oracle.txt into $(ORACLE) (once, 3 GB)"
 	$(call environment,$(ORACLE))
-	@$(call pip,$(ORACLE)) --require-hashes -r envs/oracle.txt
+	@$(call pip,$(ORACLE)) --quiet --disable-pip-version-check install --require-hashes -r envs/oracle.txt
 	@rm -f $(ORACLE)/oracle-*
 	@touch $@

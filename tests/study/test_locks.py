@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -80,3 +84,54 @@ def test_every_pin_has_a_hash_and_no_registry_is_named(lock: str) -> None:
     assert all("--hash=sha256:" in block for block in requirements)
     assert "://" not in text
     assert "--index" not in text
+
+
+# What `snakemake --sdm conda` makes an environment from, all but conda itself.
+
+
+def test_the_conda_file_holds_the_python_of_the_locks_and_no_other_package() -> None:
+    declared = yaml.safe_load((ROOT / "envs/conda.yaml").read_text())
+    oldest = PROJECT["requires-python"].removeprefix(">=")
+    assert f"--python-version {oldest} " in (ROOT / "Makefile").read_text()
+    assert declared == {
+        "channels": ["conda-forge", "nodefaults"],
+        "dependencies": [f"python={oldest}.*", "pip"],
+    }
+
+
+def test_the_conda_file_changes_with_the_locks() -> None:
+    locks = b"".join((ROOT / "envs" / name).read_bytes() for name in ("build.txt", "cpu.txt"))
+    named = re.findall(r"^# SHA-256 .*: (.*)$", (ROOT / "envs/conda.yaml").read_text(), re.MULTILINE)
+    assert named == [hashlib.sha256(locks).hexdigest()], "make lock renews it"
+
+
+def installed(tmp_path: Path, script: str, *arguments: str) -> list[str]:
+    """What an installation calls: a line per call of a `python` and a `mypip` that only write it down."""
+    for name in ("python", "mypip"):
+        (tmp_path / name).write_text(f'#!/bin/bash\necho "{name} $*" >> {tmp_path}/calls\n')
+        (tmp_path / name).chmod(0o755)
+    path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
+    subprocess.run(["bash", script, *arguments], cwd=ROOT, env=os.environ | {"PATH": path}, check=True)
+    return (tmp_path / "calls").read_text().splitlines()
+
+
+def test_conda_environments_are_installed_as_make_installs_them(tmp_path: Path) -> None:
+    pip = "--quiet --disable-pip-version-check install"
+    expected = [
+        f"{pip} --require-hashes -r envs/build.txt",
+        f"{pip} --require-hashes --no-build-isolation --use-pep517 -r envs/cpu.txt",
+        f"{pip} --no-index --no-build-isolation --no-deps -e .",
+    ]
+    (conda, make) = (tmp_path / "conda", tmp_path / "make")
+    conda.mkdir()
+    make.mkdir()
+    # Snakemake calls a script of this name, beside the file, without arguments.
+    assert installed(conda, "envs/conda.post-deploy.sh") == [f"python -m pip {call}" for call in expected]
+    by_make = installed(make, "envs/install.sh", "envs/cpu.txt", "mypip", "--python", "x")
+    assert by_make == [f"mypip --python x {call}" for call in expected]
+    assert "bash envs/install.sh $(1) $(call pip,$(VENV))" in (ROOT / "Makefile").read_text()
+
+
+def test_an_installation_that_fails_says_so(tmp_path: Path) -> None:
+    done = subprocess.run(["bash", "envs/install.sh", "envs/cpu.txt", "false"], cwd=ROOT, check=False)
+    assert done.returncode != 0

@@ -55,6 +55,14 @@ def test_words_that_change_no_behaviour_plan_nothing(project: Project) -> None:
     assert "Nothing to be done" in said
 
 
+def test_another_software_environment_plans_nothing_unless_conda_makes_it(project: Project) -> None:
+    project.edit("envs/conda.yaml", "  - pip\n", "  - pip\n  - tqdm\n")
+    script = project.root / "envs/conda.post-deploy.sh"
+    script.write_text(f"{script.read_text()}\npython -m pip list\n")
+    (project.root / "envs/cpu.txt").write_text("")
+    assert project.planned() == set()
+
+
 def test_a_caption_colour_redraws_the_figures(project: Project) -> None:
     path = project.root / STYLE
     line = next(line for line in path.read_text().splitlines() if line.startswith("MUTED = "))

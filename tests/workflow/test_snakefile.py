@@ -109,6 +109,19 @@ def test_the_workflow_imports_neither_jax_nor_pandas(clone: Project) -> None:
     assert clone.run("python", "-c", code).stdout.strip() == "[]"
 
 
+def test_jobs_import_the_source_that_planned_them(clone: Project, tmp_path: Path) -> None:
+    """Also where something else comes first: an environment installed from another checkout."""
+    program = tmp_path / "moerl"
+    program.write_text(f'#!/bin/bash\necho "$PYTHONPATH" > {tmp_path}/said\nexit 1\n')
+    program.chmod(0o755)
+    project = clone.copy(tmp_path / "project")
+    source, path = project.environment()["PYTHONPATH"], project.environment()["PATH"]
+    settings = (f"PYTHONPATH={tmp_path}:{source}", f"PATH={tmp_path}:{path}")
+    done = project.run("env", *settings, "snakemake", "fig10", "--cores", "1")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert (tmp_path / "said").read_text().strip() == f"{source}:{tmp_path}:{source}"
+
+
 def test_rules_files_are_the_stages_of_the_table_of_contents() -> None:
     listed = re.findall(r'^include: "(.*)"$', (CHECKOUT / "workflow/Snakefile").read_text(), re.MULTILINE)
     present = sorted(f"rules/{p.name}" for p in (CHECKOUT / "workflow/rules").glob("*.smk"))

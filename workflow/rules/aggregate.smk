@@ -10,6 +10,8 @@ rule scores:
         LOGS / "scores/{figure}.log",
     benchmark:
         LOGS / "scores/{figure}.benchmark.tsv"
+    conda:
+        CONDA
     threads: 1
     resources:
         runtime=30,
@@ -34,6 +36,8 @@ rule table:
         LOGS / "table/{figure}.log",
     benchmark:
         LOGS / "table/{figure}.benchmark.tsv"
+    conda:
+        CONDA
     threads: 1
     resources:
         runtime=60,

@@ -14,6 +14,8 @@ rule analyse:
         LOGS / "analyse/{agent}/{variant}/{game}/seed{seed}.log",
     benchmark:
         LOGS / "analyse/{agent}/{variant}/{game}/seed{seed}.benchmark.tsv"
+    conda:
+        CONDA
     threads: study.cpu_threads
     resources:
         **GPU,

@@ -22,6 +22,8 @@ rule manifest:
         LOGS / "manifest.log",
     benchmark:
         LOGS / "manifest.benchmark.tsv"
+    conda:
+        CONDA
     threads: 1
     resources:
         runtime=60,

@@ -7,6 +7,7 @@
 import sys
 from dataclasses import asdict
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from moerl.study.closure import closure_digest
@@ -61,10 +62,21 @@ LOGS = Path("logs") / study.name
 WHERE = {"study": STUDY_FILE, "results": RESULTS}
 GPU = gpu_resources()
 
+# What `snakemake --sdm conda` runs jobs in, as seen from this folder; without that option it decides nothing. Not a
+# named environment: Snakemake would ask `conda` for it after every job. And a small file (the packages are in the
+# locks that it stands for): Snakemake's records keep a copy of it for every output of every job.
+CONDA = "../../envs/conda.yaml"
+
 # Inside an allocation a training job saves and leaves this many seconds before its time is up (`--config
 # margin_seconds=…` changes it), and a retry goes on. A plain `snakemake` on a workstation has no such limit.
 MARGIN_SECONDS = config.get("margin_seconds", 120) if workflow.remote_exec else ""
-shell.prefix(f"set -euo pipefail; MARGIN_SECONDS={MARGIN_SECONDS}; ")
+
+# Jobs import the source that planned them, whatever checkout their environment was installed from.
+SOURCE = Path(find_spec("moerl").origin).parents[1]
+shell.prefix(
+    "set -euo pipefail; MARGIN_SECONDS={MARGIN_SECONDS};"
+    " export PYTHONPATH={SOURCE:q}${{PYTHONPATH:+:$PYTHONPATH}}; "
+)
 
 
 wildcard_constraints:

@@ -10,6 +10,8 @@ rule figure:
         LOGS / "figure/{figure}.log",
     benchmark:
         LOGS / "figure/{figure}.benchmark.tsv"
+    conda:
+        CONDA
     threads: 1
     resources:
         runtime=15,

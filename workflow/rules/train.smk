@@ -19,6 +19,8 @@ for _pack in study.packs:
             LOGS
             / "train/{agent}/{variant}/{game}"
             / f"{{milestone}}_seed{_seeds}.benchmark.tsv"
+        conda:
+            CONDA
         threads: study.cpu_threads
         resources:
             **GPU,
