@@ -14,10 +14,9 @@ from moerl.study.paths import analysis_file, run_dir
 STUDY = """
 name: synthetic
 agents:
-  dqn: {{}}
+  {agents}
 figures:
-  fig01: {{encoder: cnn}}
-  fig10: {{encoder: cnn, agent: dqn}}
+  {figures}
 games:
   games20: [{games}]
 seeds: [{seeds}]
@@ -91,6 +90,8 @@ def load(folder: Path, **settings: str) -> Study:
         "seeds": "0, 1, 2",
         "short": "6M",
         "full": "8M",
+        "agents": "dqn: {}",
+        "figures": "{fig01: {encoder: cnn}, fig10: {encoder: cnn, agent: dqn}}",
         "extra": "",
     }
     path = folder / "synthetic.yaml"

@@ -134,6 +134,7 @@ def aggregated(figure):
             "study": study.name,
             "kind": spec.kind,
             "metrics": [m.model_dump() for m in spec.metrics],
+            "curves": [spec.measure, spec.panel_per],
             "x": spec.x.label if spec.x else None,
             "iteration_frames": study.iteration_frames,
             "early_readout": study.early_readout,

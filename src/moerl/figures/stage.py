@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from moerl.figures.analysis_grid import analysis_figure
+from moerl.figures.learning import learning_figure
 from moerl.figures.notes import finish, missing_note, reduced_note
 from moerl.figures.scaling import scaling_figure
 from moerl.figures.style import paper_style, save
@@ -33,6 +34,8 @@ def run(study: Study, figure_name: str, results: Path, allow_partial: bool = Fal
         match spec.kind:
             case "bars":
                 figure = scaling_figure(table, spec, study.agents)
+            case "curves":
+                figure = learning_figure(table, spec, study.agents)
             case "analysis":
                 figure = analysis_figure(table, spec)
         finish(figure, reduced_note(study, figure_name), missing_note(missing))

@@ -18,6 +18,7 @@ _ESCAPES = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "–": "--",
 }
 ABSENT = "--"
+COLUMNS = 5  # of a table of curves: points shown of each
 READOUTS = {
     "last": "last iteration",
     "last_5": "mean of the last 5 iterations",
@@ -58,6 +59,23 @@ def bars_latex(table: pd.DataFrame, figure: FigureSpec, headline: str) -> str:
     return _tabular(headline, "l" + "c" * len(xs), header, body[:-1], _remarks(table, len(xs) + 1))
 
 
+def curves_latex(table: pd.DataFrame, figure: FigureSpec, headline: str) -> str:
+    """Points of every curve, evenly spaced and with the last: one block per panel, one row per series."""
+    ends = sorted(table["frame"].dropna().astype(int).unique())
+    count = min(COLUMNS, len(ends))
+    frames = [ends[(place + 1) * len(ends) // count - 1] for place in range(count)]
+    body = []
+    for panel, block in table.groupby("panel", sort=False):
+        body.append(_span(count + 1, escape(str(panel))))
+        for series, rows in block.groupby("series", sort=False):
+            points = rows.dropna(subset="frame").set_index("frame").reindex(frames)
+            values = points[["value", "ci_low", "ci_high"]].to_numpy(dtype=np.float64)
+            body.append(_row([escape(str(series)), *(_with_bounds(*point) for point in values)]))
+        body.append(r"\addlinespace")
+    header = _row(["Frames", *(f"{frame:,}".replace(",", r"\,") for frame in frames)])
+    return _tabular(headline, "l" + "c" * count, header, body[:-1], _remarks(table, count + 1))
+
+
 def analysis_latex(table: pd.DataFrame, figure: FigureSpec, headline: str) -> str:
     """The last point of every curve: one block per game, one row per series."""
     labels = {metric.name: metric.label for metric in figure.metrics}
@@ -77,6 +95,7 @@ def analysis_latex(table: pd.DataFrame, figure: FigureSpec, headline: str) -> st
 
 FORMATS: dict[str, Callable[[pd.DataFrame, FigureSpec, str], str]] = {
     "bars": bars_latex,
+    "curves": curves_latex,
     "analysis": analysis_latex,
 }
 

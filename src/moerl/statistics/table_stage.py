@@ -11,7 +11,7 @@ import pandas as pd
 from moerl.statistics import latex
 from moerl.statistics.readers import read_analysis, read_scores
 from moerl.statistics.scores_stage import Shown, shown_runs
-from moerl.statistics.tables import Missing, analysis_table, bar_table, readouts
+from moerl.statistics.tables import Missing, analysis_table, bar_table, curve_table, readouts
 from moerl.study.errors import UserError
 from moerl.study.expansion import Study
 from moerl.study.figures import FigureSpec
@@ -29,7 +29,7 @@ def run(study: Study, figure_name: str, results: Path, allow_partial: bool = Fal
     """
     figure = study.figure(figure_name)
     scores = read_scores(scores_file(results, figure_name))
-    build = {"bars": _bars, "analysis": _analysis}[figure.kind]
+    build = {"bars": _bars, "curves": _curves, "analysis": _analysis}[figure.kind]
     table = build(study, figure, scores, results)
     lacking = table.loc[table["missing_runs"] != "", "missing_runs"]
     if len(lacking) and not allow_partial:
@@ -55,6 +55,26 @@ def _bars(study: Study, figure: FigureSpec, scores: pd.DataFrame, _: Path) -> pd
         _missing(((s.panel, s.series, s.x), s) for s in shown if s not in have),
     )
     if table["iqm"].isna().all():
+        raise UserError(f"{study.path}: none of the games {', '.join(figure.games)} has a human score")
+    return table
+
+
+def _curves(study: Study, figure: FigureSpec, scores: pd.DataFrame, _: Path) -> pd.DataFrame:
+    assert figure.measure is not None
+    shown = list(shown_runs(study, figure))
+    have = _shown_in(scores, shown)
+    if per_game := figure.panel_per == "game":
+        scores = scores.assign(panel=scores["game"])
+    cells = [(s.run.game if per_game else s.panel, s.series) for s in shown]
+    panels = list(dict.fromkeys(panel for panel, _ in cells))
+    table = curve_table(
+        scores,
+        list(dict.fromkeys(sorted(cells, key=lambda cell: panels.index(cell[0])))),
+        figure.measure,
+        study.iteration_frames,
+        _missing((cell, s) for cell, s in zip(cells, shown, strict=True) if s not in have),
+    )
+    if table["value"].isna().all():
         raise UserError(f"{study.path}: none of the games {', '.join(figure.games)} has a human score")
     return table
 

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from moerl.statistics.iqm import BAR_REPETITIONS, iqm_estimate
+from moerl.statistics.iqm import BAR_REPETITIONS, CURVE_REPETITIONS, iqm_estimate, mean_estimate
 from moerl.study.errors import UserError
+from moerl.study.figures import Measure
+from moerl.study.long_step import long_step
 
 BAR_COLUMNS = (
     "panel",
@@ -38,6 +40,19 @@ ANALYSIS_COLUMNS = (
     "se_low",
     "se_high",
     "n_seeds",
+    "missing_runs",
+)
+CURVE_COLUMNS = (
+    "panel",
+    "series",
+    "iteration",
+    "frame",
+    "value",
+    "ci_low",
+    "ci_high",
+    "n_games",
+    "n_seeds",
+    "games_left_out",
     "missing_runs",
 )
 LAST_ITERATIONS = 5  # of the robust read-out (method 1.0)
@@ -134,6 +149,69 @@ def bar_table(
                 }
             )
     return pd.DataFrame(rows, columns=list(BAR_COLUMNS))
+
+
+def curve_row(point: pd.DataFrame, measure: Measure) -> dict[str, Any]:
+    """Value, interval and provenance of one point of a curve.
+
+    Every point draws its bootstrap from the same seed: with as many seeds at every point, a
+    repetition resamples the same runs along the whole curve.
+
+    Args:
+        point: Scores of one (panel, series, iteration), sorted by game and seed: one row per run.
+        measure: "iqm": IQM of the human-normalised scores; "return": mean return of the one game there is.
+    """
+    column = "human_normalised" if measure == "iqm" else "mean_return"
+    games = {str(game): rows.to_numpy() for game, rows in point.groupby("game", sort=True)[column]}
+    strata = [values for values in games.values() if not np.isnan(values).all()]
+    row: dict[str, Any] = {
+        "n_games": len(strata),
+        "n_seeds": _span([len(values) for values in strata]),
+        "games_left_out": "; ".join(game for game, values in games.items() if np.isnan(values).all()),
+    }
+    if strata:
+        generator = np.random.default_rng(_BOOTSTRAP_SEED)
+        if measure == "iqm":
+            estimate = iqm_estimate(strata, generator, CURVE_REPETITIONS)
+        else:
+            (values,) = strata
+            estimate = mean_estimate(values, generator, CURVE_REPETITIONS)
+        row["value"] = estimate.point
+        if max(len(values) for values in strata) > 1:  # one seed says nothing about spread
+            row |= {"ci_low": estimate.low, "ci_high": estimate.high}
+    return row
+
+
+def curve_table(
+    scores: pd.DataFrame,
+    cells: Sequence[tuple[str, str]],
+    measure: Measure,
+    iteration_frames: int,
+    missing: Missing,
+) -> pd.DataFrame:
+    """The table of a curves figure, columns `CURVE_COLUMNS`; `frame` is the nominal end of the iteration.
+
+    Args:
+        scores: Rows of `scores/<figure>.parquet`, `panel` being the panel they are drawn in.
+        cells: The (panel, series) of every curve, in the figure's order.
+        measure: What a point is.
+        iteration_frames: Frames per iteration.
+        missing: Missing runs of each cell that has any; one without any run keeps one empty row.
+    """
+    ordered = scores.sort_values(["game", "seed", "iteration"])
+    groups = dict(list(ordered.groupby(["panel", "series"])))
+    rows: list[dict[str, Any]] = []
+    for cell in long_step(cells, "curves aggregated"):
+        key = dict(zip(("panel", "series"), cell, strict=True))
+        key["missing_runs"] = "; ".join(missing.get(cell, ()))
+        if cell not in groups:
+            rows.append(key | {"n_games": 0, "n_seeds": "0", "games_left_out": ""})
+            continue
+        for iteration, point in groups[cell].groupby("iteration", sort=True):
+            frame = (int(str(iteration)) + 1) * iteration_frames
+            rows.append(key | {"iteration": iteration, "frame": frame} | curve_row(point, measure))
+    table = pd.DataFrame(rows, columns=list(CURVE_COLUMNS))
+    return table.astype({"iteration": "Int64", "frame": "Int64"})
 
 
 def analysis_table(
