@@ -190,7 +190,7 @@ def test_study_imports_no_heavy_package():
 def test_paper_study_is_the_papers_grid():
     study = load_study(ROOT / "config" / "studies" / "paper.yaml")
     fig01 = study.figure_runs(study.figure("fig01"))
-    assert len(fig01) == 12 * 20 * 5  # DQN half of the paper's 2,400
+    assert len(fig01) == 24 * 20 * 5
     assert {r.milestone for r in fig01} == {"200M"}
     assert study.iterations("200M") == 200
     assert study.previous_milestone("200M") == "50M"

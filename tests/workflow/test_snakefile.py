@@ -42,8 +42,8 @@ def test_the_slurm_profile_plans_the_paper_study_in_a_clean_clone(clone: Project
     started = time.monotonic()
     planned = dry_run(clone, "fig01", "--profile", "slurm")
     assert time.monotonic() - started < 60
-    # 12 variants on 20 games, to 50M and from there to 200M frames.
-    assert planned["train_0_1_2_3_4"] == 12 * 20 * 2
+    # 12 variants of two agents on 20 games, to 50M and from there to 200M frames.
+    assert planned["train_0_1_2_3_4"] == 2 * 12 * 20 * 2
     assert planned["figure"] == 1
     assert "analyse" not in planned
 
@@ -120,6 +120,21 @@ def test_jobs_import_the_source_that_planned_them(clone: Project, tmp_path: Path
     done = project.run("env", *settings, "snakemake", "fig10", "--cores", "1")
     assert done.returncode == 1, done.stdout + done.stderr
     assert (tmp_path / "said").read_text().strip() == f"{source}:{tmp_path}:{source}"
+
+
+def test_tables_of_the_paper_are_targets(clone: Project) -> None:
+    assert dry_run(clone, "table2", "table4") == {"hyperparameters": 2, "table2": 1, "table4": 1, "total": 4}
+
+
+def test_a_table_that_cannot_be_filled_says_so_in_one_line(clone: Project) -> None:
+    done = clone.run("snakemake", "table3")
+    said = [line for line in done.stderr.splitlines() if line.startswith("moerl: ")]
+    assert done.returncode == 2
+    assert said == [
+        "moerl: table3: Hyper-parameters of CQL and CQL + C51: CQL and CQL + C51 cannot be trained yet, so there "
+        "is no table of them"
+    ]
+    assert "Traceback" not in done.stderr
 
 
 def test_rules_files_are_the_stages_of_the_table_of_contents() -> None:

@@ -20,9 +20,11 @@ from moerl.study.paths import (
     figure_files,
     run_dir,
     scores_file,
+    spec_table_files,
     table_files,
 )
 from moerl.study.specs import canonical_json
+from moerl.study.tables import agent_defaults, load_tables, made_tables, shown_columns
 
 
 def fail(message):
@@ -53,6 +55,7 @@ def gpu_resources():
 STUDY_FILE = study_file()
 try:
     study = load_study(STUDY_FILE)
+    TABLES = load_tables(study)
 except UserError as error:
     fail(error)
 
@@ -86,6 +89,7 @@ wildcard_constraints:
     seed="[0-9]+",
     milestone="[0-9]+[kM]?",
     figure="|".join(study.figures),
+    paper_table="|".join(TABLES),
 
 
 @cache
@@ -158,12 +162,37 @@ def drawn(figure):
     )
 
 
+def tabulated(table):
+    """What one of the paper's tables shows: the values used, those of agents.yaml, those printed."""
+    spec = TABLES[table]
+    agents = [name for name in spec.columns if name in study.agents]
+    return canonical_json(
+        {
+            "study": study.name,
+            "spec": spec.model_dump(mode="json"),
+            "used": {
+                name: study.agents[name].model_dump(mode="json") for name in agents
+            },
+            "defaults": {name: agent_defaults(study)[name] for name in agents},
+        }
+    )
+
+
 # --- Inputs. ---
 
 
 def products(figure):
     """What a user gets for naming a figure: the figure, and always the numbers it plots."""
     return [*figure_files(RESULTS, figure), *table_files(RESULTS, figure)]
+
+
+def paper_table(name):
+    """One of the paper's tables; ends Snakemake in one line where the study cannot fill it."""
+    try:
+        shown_columns(study, name, TABLES[name])
+    except UserError as error:
+        fail(error)
+    return spec_table_files(RESULTS, name)
 
 
 def returns_of(wildcards):

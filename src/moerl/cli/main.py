@@ -135,6 +135,21 @@ def figure(figure: str, study_path: Path, results: Path, allow_partial: bool) ->
 
 
 @cli.command()
+@click.argument("table")
+@_study_option
+@_results_option
+def hyperparameters(table: str, study_path: Path, results: Path) -> None:
+    """Write one of the paper's Tables 1 to 4 as the study resolves it (CSV, LaTeX, Markdown)."""
+    study = load_study(study_path)
+    from moerl.study.tables import find_table, shown_columns
+
+    shown_columns(study, table, find_table(study, table))  # before anything heavy is imported
+    from moerl.cli.hyperparameters import write_table
+
+    write_table(study, table, results)
+
+
+@cli.command()
 @_study_option
 @_results_option
 def manifest(study_path: Path, results: Path) -> None:

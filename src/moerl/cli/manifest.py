@@ -10,7 +10,16 @@ from pathlib import Path
 
 import moerl
 from moerl.study.expansion import Study
-from moerl.study.paths import RUN_FILES, analysis_file, figure_files, run_dir, scores_file, table_files
+from moerl.study.paths import (
+    RUN_FILES,
+    analysis_file,
+    figure_files,
+    run_dir,
+    scores_file,
+    spec_table_files,
+    table_files,
+)
+from moerl.study.tables import made_tables
 
 _NOT_REPRODUCIBLE = ("timing.parquet", "manifest.json")  # wall-clock and host facts
 
@@ -23,6 +32,8 @@ def products(study: Study, results: Path) -> Iterator[Path]:
                 folder = run_dir(results, replace(run, milestone=milestone))
                 yield from (folder / name for name in RUN_FILES if name not in _NOT_REPRODUCIBLE)
                 yield from sorted((folder / "snapshots").glob("*.safetensors"))
+    for name in made_tables(study):
+        yield from spec_table_files(results, name)
     for name, figure in study.figures.items():
         yield scores_file(results, name)
         yield from table_files(results, name)

@@ -15,6 +15,12 @@ _ESCAPES = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "^": r"\textasciicircum{}",
     "÷": r"$\div$",
     "×": r"$\times$",
+    "±": r"$\pm$",
+    "ε": r"$\epsilon$",
+    "γ": r"$\gamma$",
+    "δ": r"$\delta$",
+    "²": r"$^2$",
+    "½": r"$\frac{1}{2}$",
     "–": "--",
 }
 ABSENT = "--"
@@ -98,6 +104,27 @@ FORMATS: dict[str, Callable[[pd.DataFrame, FigureSpec, str], str]] = {
     "curves": curves_latex,
     "analysis": analysis_latex,
 }
+
+
+def tabular(
+    headline: str,
+    columns: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    remarks: Sequence[str],
+) -> str:
+    """A table of texts.
+
+    Args:
+        headline: A comment on the first line.
+        columns: LaTeX's column specification.
+        header: A text per column.
+        rows: As many texts each.
+        remarks: Lines below the table.
+    """
+    body = [_row([escape(cell) for cell in row]) for row in rows]
+    below = [_span(len(header), escape(remark)) for remark in remarks]
+    return _tabular(headline, columns, _row([escape(cell) for cell in header]), body, below)
 
 
 def _with_bounds(point: float, low: float, high: float) -> str:

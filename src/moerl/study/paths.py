@@ -42,6 +42,12 @@ def table_files(results: Path, figure: str) -> tuple[Path, Path]:
     return results / "tables" / f"{figure}.csv", results / "tables" / f"{figure}.tex"
 
 
+def spec_table_files(results: Path, table: str) -> tuple[Path, Path, Path]:
+    """One of the paper's tables of hyper-parameters, as CSV, LaTeX and Markdown."""
+    base = results / "tables"
+    return base / f"{table}.csv", base / f"{table}.tex", base / f"{table}.md"
+
+
 def figure_files(results: Path, figure: str) -> tuple[Path, Path, Path]:
     """One figure as PDF, PNG and SVG."""
     base = results / "figures"
