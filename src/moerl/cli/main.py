@@ -149,6 +149,32 @@ def hyperparameters(table: str, study_path: Path, results: Path) -> None:
     write_table(study, table, results)
 
 
+_look_study_option = click.option(
+    "--study", "study_path", type=_FILE, default=Path("config/studies/demo.yaml"), show_default=True
+)
+_look_results_option = click.option("--results", type=_FILE, help="Default: results/<study>.")
+_json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")
+
+
+@cli.command()
+@click.argument("figures", nargs=-1)
+@_look_study_option
+@_look_results_option
+@_json_option
+def plan(figures: tuple[str, ...], study_path: Path, results: Path | None, as_json: bool) -> None:
+    """What figures take (default: all of the study): runs, jobs, hours, disk. Nothing is run."""
+    from rich.console import Console
+
+    from moerl.cli.plan import make_plan, print_plan, to_json
+
+    study = load_study(study_path)
+    made = make_plan(study, figures, results or Path("results") / study.name)
+    if as_json:
+        print(to_json(made))
+    else:
+        print_plan(made, Console())
+
+
 @cli.command()
 @_study_option
 @_results_option

@@ -1,4 +1,4 @@
-"""What the paper's Table 4 lists of an encoder, and what it omits, read off the networks themselves."""
+"""What the paper reports of its networks, read off the networks themselves: Table 4, and sizes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from moerl.networks.encoders import IMPALA_CHANNELS, NATURE_LAYERS, build_encoder
-from moerl.study.specs import Encoder
+from moerl.networks.q_network import build_network
+from moerl.study.specs import Encoder, HeadSpec, NetworkSpec
 
 IMAGE = (84, 84, 4)
 
@@ -33,3 +34,11 @@ def encoder_facts(encoder: Encoder) -> dict[str, int | str]:
         "grid": "×".join(map(str, features.shape)),
         "parameters": sum(leaf.size for leaf in leaves),
     }
+
+
+def count_parameters(network: NetworkSpec, head: HeadSpec, num_actions: int) -> int:
+    """Trainable numbers of a Q-network, both μ and σ of noisy layers included. Computes shapes only."""
+    shapes = jax.eval_shape(
+        build_network(network, num_actions, head).init, jax.random.key(0), jnp.zeros(IMAGE, jnp.uint8)
+    )
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))

@@ -23,6 +23,18 @@ AGENT_TITLES: dict[str, str] = {
 }
 """Agents as the paper prints them."""
 
+AGENT_FAMILIES: dict[str, str] = {
+    "dqn": "online",
+    "rainbow": "online",
+    "der": "low-data",
+    "drq_eps": "low-data",
+    "cql": "offline",
+    "cql_c51": "offline",
+    "sac": "continuous control",
+    "ppo": "continuous control",
+}
+"""Kinds of agents, as the paper's runs are counted."""
+
 ENCODER_TITLES: dict[str, str] = {Encoder.CNN: "Nature CNN", Encoder.IMPALA: "Impala"}
 """Encoders as the paper prints them."""
 
