@@ -22,6 +22,7 @@ from moerl.study.paths import (
     scores_file,
     spec_table_files,
     table_files,
+    train_log,
 )
 from moerl.study.specs import canonical_json
 from moerl.study.tables import agent_defaults, load_tables, made_tables, shown_columns

@@ -176,6 +176,49 @@ def plan(figures: tuple[str, ...], study_path: Path, results: Path | None, as_js
 
 
 @cli.command()
+@click.argument("figures", nargs=-1)
+@_look_study_option
+@_look_results_option
+@click.option("--state", type=_FILE, help="Default: state/<study>.")
+@click.option("--logs", type=_FILE, help="Default: logs/<study>.")
+@click.option("--watch", is_flag=True, help="Show it again and again until every run is done.")
+@click.option("--every", default=5.0, show_default=True, help="Seconds between two looks of --watch.")
+@_json_option
+def status(
+    figures: tuple[str, ...],
+    study_path: Path,
+    results: Path | None,
+    state: Path | None,
+    logs: Path | None,
+    watch: bool,
+    every: float,
+    as_json: bool,
+) -> None:
+    """How every run stands: done, running, failed, paused, stale or missing, and why."""
+    from rich.console import Console
+
+    from moerl.cli import status as stage
+    from moerl.study.status import Folders
+
+    if watch and as_json:
+        raise click.UsageError("--watch and --json: choose one")
+    study = load_study(study_path)
+    folders = Folders(
+        results or Path("results") / study.name,
+        state or Path("state") / study.name,
+        logs or Path("logs") / study.name,
+    )
+    if watch:
+        stage.watch(lambda: stage.look(study, folders, figures), study, Console(), every)
+    elif as_json:
+        print(stage.to_json(study, stage.look(study, folders, figures)))
+    else:
+        console = Console()
+        for part in stage.render(study, stage.look(study, folders, figures)):
+            console.print(part, highlight=False)
+
+
+@cli.command()
 @_study_option
 @_results_option
 def manifest(study_path: Path, results: Path) -> None:

@@ -134,7 +134,7 @@ def bar_table(
     ordered = scores.sort_values(["game", "seed", "iteration"])
     groups = dict(list(ordered.groupby(["panel", "series", "x"])))
     rows = []
-    for cell in cells:
+    for cell in long_step(list(cells), "bars aggregated"):
         panel, series, x = cell
         for readout, window in windows.items():
             rows.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from moerl.study.expansion import Run
@@ -25,6 +26,12 @@ def run_dir(results: Path, run: Run) -> Path:
 def state_dir(state: Path, run: Run) -> Path:
     """Folder of one run's in-progress state, shared by its milestones; never a declared output."""
     return state / run.agent / run.variant / run.game / f"seed{run.seed}"
+
+
+def train_log(logs: Path, run: Run, pack: Sequence[int]) -> Path:
+    """Log of the job that trains a pack to the milestone of `run`, one of its seeds."""
+    seeds = "_".join(map(str, pack))
+    return logs / "train" / run.agent / run.variant / run.game / f"{run.milestone}_seed{seeds}.log"
 
 
 def analysis_file(results: Path, run: Run) -> Path:

@@ -37,13 +37,14 @@ class Published:
             digest, then = manifest["spec_digest"], manifest["spec"]
         except (ValueError, KeyError, TypeError):
             return f"{folder / 'manifest.json'} cannot be read"
-        if digest == self._digests(run.cell):
+        if digest == self.digest(run.cell):
             return None
         now = self.study.train_spec(run.cell).model_dump(mode="json")
         changes = differences(then, now)
         return f"params have changed: {'; '.join(changes) or 'the form of the spec'}"
 
-    def _digests(self, cell: Cell) -> str:
+    def digest(self, cell: Cell) -> str:
+        """Digest of the spec that the study resolves a cell to."""
         if cell not in self._digest_of:
             self._digest_of[cell] = self.study.train_spec(cell).digest()
         return self._digest_of[cell]
