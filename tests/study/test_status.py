@@ -322,7 +322,7 @@ def test_watching_ends_when_everything_is_done(paper: Study) -> None:
     assert looks == []
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "▶" in text
-    assert "1 runs: 1 done." in text
+    assert "1 run: 1 done." in text
 
 
 def test_the_command_gives_json(tmp_path: Path) -> None:

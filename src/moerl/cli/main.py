@@ -219,6 +219,26 @@ def status(
 
 
 @cli.command()
+@_look_study_option
+@_look_results_option
+@_json_option
+def doctor(study_path: Path, results: Path | None, as_json: bool) -> None:
+    """Is this machine fit: versions, JAX, ALE, SLURM, disk; how to mend it. Exit code 1 on a problem."""
+    from rich.console import Console
+
+    from moerl.cli.doctor import examine, print_findings, to_json
+
+    study = load_study(study_path)
+    findings = examine(study, results or Path("results") / study.name)
+    if as_json:
+        print(to_json(findings))
+    else:
+        print_findings(findings, Console())
+    if any(finding.verdict == "problem" for finding in findings):
+        sys.exit(1)
+
+
+@cli.command()
 @_study_option
 @_results_option
 def manifest(study_path: Path, results: Path) -> None:

@@ -97,7 +97,12 @@ def render(study: Study, statuses: Sequence[RunStatus]) -> list[RenderableType]:
     found = counts(statuses)
     total = ", ".join(f"{number:,} {state}" for state, number in found.items() if number)
     legend = Text("  ").join(Text(f"{mark} {state}", style) for state, (mark, style) in MARKS.items())
-    return [table, *_troubles(statuses), Text(f"{len(statuses):,} runs: {total}."), legend]
+    return [
+        table,
+        *_troubles(statuses),
+        Text(f"{len(statuses):,} run{'s' if len(statuses) != 1 else ''}: {total}."),
+        legend,
+    ]
 
 
 def _lines(statuses: Sequence[RunStatus]) -> list[list[RunStatus]]:
