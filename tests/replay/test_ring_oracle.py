@@ -1,4 +1,4 @@
-"""The frame ring against the paper-era buffer, on a recorded stream of 2,000 steps with cuts, terminals and wrap-around."""
+"""The frame ring against the paper-era buffer: 2,000 recorded steps with cuts, terminals and wrap-around."""
 
 from pathlib import Path
 

@@ -159,7 +159,6 @@ def test_replay_ratio_is_updates_per_period_over_update_period(updates, ratio, m
     lane = Lane.fresh(cell.spec, 0, agent)
     pack = online.Pack(cell.spec, None, [lane], agent)
     done = []
-    monkeypatch.setattr(pack, "_gradient_step", lambda lane: done.append(("update", lane.agent_steps)))
     monkeypatch.setattr(
         type(agent), "sync_target", lambda _, learner: done.append(("sync", lane.agent_steps))
     )
