@@ -3,8 +3,8 @@
     python docs/evidence/compare.py results/evidence --published FOLDER
 
 FOLDER holds the per-iteration returns that the Dopamine authors published, either as their JSON files
-(`<game>_CNN.json`, `<game>_Impala.json`) or as one `*.csv` or `*.csv.gz` with the columns game, encoder, agent,
-iteration, run, mean_return. They are not part of this project.
+(`<game>_CNN.json`, `<game>_Impala.json`) or as one `*.csv` or `*.csv.gz` with the columns game, encoder,
+agent, iteration, run, mean_return. They are not part of this project.
 
 Prints one Markdown row per game and iteration: our seeds' returns, whether each lies inside the range of the
 published runs widened by one standard deviation, and how many standard deviations our mean is from theirs.
@@ -75,6 +75,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def main() -> int:
+    """Exit code 0: every seed inside at every iteration; 1: not; 2: files are missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("results", type=Path, help="results folder of a study")
     parser.add_argument("--published", type=Path, required=True)

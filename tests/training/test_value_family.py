@@ -159,9 +159,12 @@ def test_replay_ratio_is_updates_per_period_over_update_period(updates, ratio, m
     lane = Lane.fresh(cell.spec, 0, agent)
     pack = online.Pack(cell.spec, None, [lane], agent)
     done = []
-    monkeypatch.setattr(
-        type(agent), "sync_target", lambda _, learner: done.append(("sync", lane.agent_steps))
-    )
+
+    def note(kind):
+        return lambda *_: done.append((kind, lane.agent_steps))
+
+    monkeypatch.setattr(pack, "_gradient_step", note("update"))
+    monkeypatch.setattr(type(agent), "sync_target", note("sync"))
     lane.ring.start_at(cell.spec.hyper.min_replay_history)
     pack._train(lane)
     assert not done  # training starts once more than that many transitions were added
