@@ -55,7 +55,7 @@ BAD = {
     "negative seed": ({"seeds": [0, -1]}, ["seeds[1]", "-1"]),
     "no seeds": ({"seeds": []}, ["seeds"]),
     "missing key": ({"seeds": None}, ["seeds", "missing"]),
-    "figure without its agent": ({"figures__fig10": {}}, ["figures.fig10", "rainbow", "agents (dqn)"]),
+    "figure without its agent": ({"figures__fig12": {}}, ["figures.fig12", "der", "agents (dqn, rainbow)"]),
     "agent of two panels": ({"figures__fig01": {"agent": "dqn"}}, ["figures.fig01.agent", "single-panel"]),
     "hyper-parameter out of range": ({"agents__dqn__gamma": 1.5}, ["agents.dqn.gamma", "1.5"]),
     "replay too small": ({"agents__dqn__replay_capacity": 20}, ["agents.dqn", "replay_capacity 20"]),

@@ -78,7 +78,7 @@ def test_encoder_facts_are_those_of_the_networks() -> None:
 def test_what_a_study_changes_and_lacks_is_said(tmp_path: Path) -> None:
     demo = load_study(CONFIG / "studies" / "demo.yaml")
     row = table(demo, "table2", tmp_path)["Minimum replay history"]
-    assert row["DQN"] == "350"
+    assert row["DQN"] == str(demo.agents["dqn"].min_replay_history) != "20000"
     assert row[DISAGREES] == "DQN: the study demo changes 20,000"
     markdown = spec_table_files(tmp_path, "table2")[2].read_text(encoding="utf-8")
     if "rainbow" not in demo.agents:
