@@ -15,9 +15,10 @@ from moerl.study.config import load_study
 from moerl.study.errors import UserError
 from moerl.study.expansion import Cell, Run
 from moerl.study.paths import (
-    RUN_FILES,
+    RETURNS,
     analysis_file,
     figure_files,
+    files_of_run,
     run_dir,
     scores_file,
     table_files,
@@ -59,6 +60,7 @@ except UserError as error:
 RESULTS = Path("results") / study.name
 STATE = Path("state") / study.name
 LOGS = Path("logs") / study.name
+RUN_FILES = files_of_run(study)
 WHERE = {"study": STUDY_FILE, "results": RESULTS}
 GPU = gpu_resources()
 
@@ -119,6 +121,7 @@ def shown(figure):
             "panels": [p.model_dump() for p in spec.panels if p.agent in study.agents],
             "series": [s.model_dump() for s in spec.series],
             "x": spec.x.values if spec.x else None,
+            "score": spec.score,
             "games": [(g.name, g.random, g.human) for g in games],
             "seeds": study.seeds,
             "iterations": study.iterations(study.milestone(spec.milestone)),
@@ -166,9 +169,11 @@ def products(figure):
 
 
 def returns_of(wildcards):
-    """The training curves of every run of a figure."""
-    runs = study.figure_runs(study.figures[wildcards.figure])
-    return [run_dir(RESULTS, run) / "returns.parquet" for run in runs]
+    """The training or evaluation returns of every run of a figure."""
+    figure = study.figures[wildcards.figure]
+    return [
+        run_dir(RESULTS, r) / RETURNS[figure.score] for r in study.figure_runs(figure)
+    ]
 
 
 def analyses_of(wildcards):

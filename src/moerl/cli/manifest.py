@@ -10,7 +10,7 @@ from pathlib import Path
 
 import moerl
 from moerl.study.expansion import Study
-from moerl.study.paths import RUN_FILES, analysis_file, figure_files, run_dir, scores_file, table_files
+from moerl.study.paths import analysis_file, figure_files, files_of_run, run_dir, scores_file, table_files
 
 _NOT_REPRODUCIBLE = ("timing.parquet", "manifest.json")  # wall-clock and host facts
 
@@ -21,7 +21,7 @@ def products(study: Study, results: Path) -> Iterator[Path]:
         for milestone, frames in study.milestones.items():
             if frames <= study.milestones[run.milestone]:
                 folder = run_dir(results, replace(run, milestone=milestone))
-                yield from (folder / name for name in RUN_FILES if name not in _NOT_REPRODUCIBLE)
+                yield from (folder / name for name in files_of_run(study) if name not in _NOT_REPRODUCIBLE)
                 yield from sorted((folder / "snapshots").glob("*.safetensors"))
     for name, figure in study.figures.items():
         yield scores_file(results, name)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
+from moerl.statistics.tables import NO_EPISODE
 from moerl.study.figures import FigureSpec
 
 _ESCAPES = {c: f"\\{c}" for c in "&%$#_{}"} | {
@@ -99,14 +100,23 @@ def _span(columns: int, text: str) -> str:
 
 def _remarks(table: pd.DataFrame, columns: int) -> list[str]:
     """What the numbers leave out, as rows below the table."""
-    titles = {"games_left_out": "Without a human score, left out", "missing_runs": "Missing runs"}
+    without = [name for name in _named(table, "games_left_out") if name.endswith(NO_EPISODE)]
+    remarks = {
+        "Without a human score, left out": [n for n in _named(table, "games_left_out") if n not in without],
+        "Without a finished episode, left out": [name.removesuffix(NO_EPISODE) for name in without],
+        "Missing runs": _named(table, "missing_runs"),
+    }
     rows = []
-    for column, title in titles.items():
-        named = table[column].dropna().astype(str) if column in table else pd.Series(dtype=str)
-        names = sorted({name for cell in named for name in cell.split("; ") if name})
+    for title, names in remarks.items():
         if names:
             rows.append(_span(columns, escape(f"{title}: {', '.join(names)}.")))
     return rows
+
+
+def _named(table: pd.DataFrame, column: str) -> list[str]:
+    """Every name in a column of semicolon-separated names, sorted."""
+    cells = table[column].dropna().astype(str) if column in table else pd.Series(dtype=str)
+    return sorted({name for cell in cells for name in cell.split("; ") if name})
 
 
 def _tabular(headline: str, columns: str, header: str, body: Sequence[str], remarks: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from moerl.study.errors import UserError
 
-RETURN_COLUMNS = ("iteration", "frame", "mean_return")
+RETURN_COLUMNS = ("iteration", "frame", "episodes", "mean_return")
 SCORE_COLUMNS = (
     "panel",
     "series",
@@ -31,10 +31,13 @@ ANALYSIS_COLUMNS = ("iteration", "frame", "metric", "value")
 
 
 def read_returns(path: Path, iterations: int) -> pd.DataFrame:
-    """One run's training returns: `iteration` (0-based), `frame` (emulated), `mean_return`.
+    """One run's training or evaluation returns: `iteration` (0-based), `frame`, `episodes`, `mean_return`.
+
+    The return of an iteration in which no episode ended is NaN.
 
     Raises:
-        UserError: Not exactly the iterations 0 … `iterations` - 1, or a return that is not finite.
+        UserError: Not exactly the iterations 0 … `iterations` - 1, or a return that is not finite although
+            episodes ended.
     """
     table = _read(path, RETURN_COLUMNS)
     found = table["iteration"].to_numpy()
@@ -43,8 +46,9 @@ def read_returns(path: Path, iterations: int) -> pd.DataFrame:
             f"{path}: expected iterations 0 to {iterations - 1}, found {len(found)} rows"
             f"{f' ending at {found[-1]}' if len(found) else ''}; train this run again"
         )
-    _refuse_non_finite(path, table["iteration"], table["mean_return"], "mean_return")
-    return table
+    played = table[table["episodes"] > 0]
+    _refuse_non_finite(path, played["iteration"], played["mean_return"], "mean_return")
+    return table.assign(mean_return=table["mean_return"].where(table["episodes"] > 0))
 
 
 def read_analysis(path: Path, metrics: list[str]) -> pd.DataFrame:

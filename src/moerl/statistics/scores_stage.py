@@ -1,6 +1,7 @@
 """Stage `scores`: the returns of all runs of a figure, tidy and human-normalised, in one file.
 
-A run that two series share appears once for each.
+A run that two series share appears once for each. The returns are those of training or of evaluation
+(the figure's `score`); an iteration in which no training episode ended has none, and NaN here.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from moerl.study.errors import UserError
 from moerl.study.expansion import Run, Study
 from moerl.study.figures import FigureSpec
 from moerl.study.games import Game
-from moerl.study.paths import run_dir, scores_file
+from moerl.study.paths import RETURNS, run_dir, scores_file
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def run(study: Study, figure_name: str, results: Path, allow_partial: bool = Fal
     figure = study.figure(figure_name)
     iterations = study.iterations(study.milestone(figure.milestone))
     shown = list(shown_runs(study, figure))
-    files = {s.run: run_dir(results, s.run) / "returns.parquet" for s in shown}
+    files = {s.run: run_dir(results, s.run) / RETURNS[figure.score] for s in shown}
     missing = [path for path in files.values() if not path.is_file()]
     if len(missing) == len(files) or (missing and not allow_partial):
         raise UserError(
@@ -73,8 +74,12 @@ def run(study: Study, figure_name: str, results: Path, allow_partial: bool = Fal
 
 def _score(shown: Shown, returns: pd.DataFrame, game: Game) -> pd.DataFrame:
     run = shown.run
-    normalised = human_normalised(returns["mean_return"].to_numpy(), game.random, game.human)
     length = len(returns)
+    raw = returns["mean_return"].to_numpy(dtype=np.float64)
+    normalised = np.full(length, np.nan)
+    known = human_normalised(raw[~np.isnan(raw)], game.random, game.human)
+    if known is not None:
+        normalised[~np.isnan(raw)] = known
     return pd.DataFrame(
         {
             "panel": shown.panel,
@@ -86,7 +91,7 @@ def _score(shown: Shown, returns: pd.DataFrame, game: Game) -> pd.DataFrame:
             "seed": run.seed,
             "iteration": returns["iteration"].to_numpy(dtype=np.int64),
             "frame": returns["frame"].to_numpy(dtype=np.int64),
-            "mean_return": returns["mean_return"].to_numpy(dtype=np.float64),
-            "human_normalised": np.full(length, np.nan) if normalised is None else normalised,
+            "mean_return": raw,
+            "human_normalised": normalised,
         }
     )

@@ -66,6 +66,7 @@ def _analysis(study: Study, figure: FigureSpec, scores: pd.DataFrame, results: P
     scored = _shown_in(scores, shown)
     analysed = {s for s in shown if analysis_file(results, s.run).is_file()}
     returns = scores.rename(columns={"mean_return": "value"}).assign(metric=RETURN)
+    returns = returns[returns["value"].notna()]  # an iteration without an episode has no point
     parts = [returns[list(_VALUES)]] if RETURN in metrics else []
     for s in shown:
         if s in analysed and from_files:

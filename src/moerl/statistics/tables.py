@@ -40,6 +40,8 @@ ANALYSIS_COLUMNS = (
     "n_seeds",
     "missing_runs",
 )
+NO_EPISODE = " (no episode ended)"
+"""Marks, among the games left out, those that have a human score but no return to compare with it."""
 LAST_ITERATIONS = 5  # of the robust read-out (method 1.0)
 
 # Every point has its own generator from this seed: equal scores get equal intervals in every
@@ -73,6 +75,9 @@ def readouts(iterations: int, iteration_frames: int, early_frames: int | None) -
 def bar_row(scores: pd.DataFrame, window: tuple[int, int]) -> dict[str, Any]:
     """IQM, interval and provenance of one bar.
 
+    A run counts with the iterations in which an episode of it ended. One without any in the window has no
+    score there: `n_seeds` is lower, and a game without any other run is named as left out.
+
     Args:
         scores: Rows of `scores/<figure>.parquet` of one (panel, series, x); may be empty.
         window: First and last iteration that are averaged per run before aggregating.
@@ -80,9 +85,14 @@ def bar_row(scores: pd.DataFrame, window: tuple[int, int]) -> dict[str, Any]:
     first, last = window
     read = scores[scores["iteration"].between(first, last)]
     per_run = read.groupby(["game", "seed"], sort=True)["human_normalised"].mean()
-    games = {str(game): runs.to_numpy() for game, runs in per_run.groupby(level="game", sort=True)}
-    left_out = [game for game, values in games.items() if np.isnan(values).all()]
-    strata = [values for game, values in games.items() if game not in left_out]
+    played = read.groupby("game")["mean_return"].count() > 0
+    strata, left_out = [], []
+    for game, runs in per_run.groupby(level="game", sort=True):
+        values = runs.dropna().to_numpy()
+        if len(values):
+            strata.append(values)
+        else:
+            left_out.append(f"{game}{'' if played[game] else NO_EPISODE}")
     row: dict[str, Any] = {
         "n_games": len(strata),
         "n_seeds": _span([len(values) for values in strata]),

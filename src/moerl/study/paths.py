@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from moerl.study.expansion import Run
+from moerl.study.expansion import Run, Study
+from moerl.study.figures import Score
 
 RUN_FILES = (
     "returns.parquet",
@@ -15,6 +16,17 @@ RUN_FILES = (
     "manifest.json",
 )
 """Files every finished run has; a run that analyses need also has the folder `snapshots`."""
+
+RETURNS: dict[Score, str] = {
+    Score.TRAINING: "returns.parquet",
+    Score.EVALUATION: "evaluations.parquet",
+}
+"""Where a run's returns of each kind stand, in equal columns; evaluations only in a study that has them."""
+
+
+def files_of_run(study: Study) -> tuple[str, ...]:
+    """Files every finished run of a study has."""
+    return (*RUN_FILES, RETURNS[Score.EVALUATION]) if study.evaluation else RUN_FILES
 
 
 def run_dir(results: Path, run: Run) -> Path:

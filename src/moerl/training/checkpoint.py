@@ -29,7 +29,13 @@ from moerl.atari.action_log import ActionLog
 from moerl.study.errors import UserError
 from moerl.study.specs import TrainSpec
 from moerl.training.lane import FORMAT, Lane
-from moerl.training.progress import TimingRow, losses_parquet, returns_parquet, timing_parquet
+from moerl.training.progress import (
+    TimingRow,
+    evaluations_parquet,
+    losses_parquet,
+    returns_parquet,
+    timing_parquet,
+)
 from moerl.training.statefile import StateError, Tensors, load, store, write_atomic
 
 log = logging.getLogger(__name__)
@@ -159,9 +165,12 @@ class RunFolders:
             sources += sorted((self.state / SNAPSHOTS).glob("*.safetensors"))
         for source in sources:
             _link(source, self.results / source.relative_to(self.state))
-        write_atomic(self.results / "returns.parquet", returns_parquet(lane.rows))
-        write_atomic(self.results / "losses.parquet", losses_parquet(lane.rows))
-        names = ["returns.parquet", "losses.parquet", *(str(s.relative_to(self.state)) for s in sources)]
+        tables = {"returns.parquet": returns_parquet(lane.rows), "losses.parquet": losses_parquet(lane.rows)}
+        if lane.spec.schedule.evaluation:
+            tables["evaluations.parquet"] = evaluations_parquet(lane.evaluations)
+        for name, table in tables.items():
+            write_atomic(self.results / name, table)
+        names = [*tables, *(str(s.relative_to(self.state)) for s in sources)]
         digests = {name: _sha256(self.results / name) for name in names}
         write_atomic(self.results / "timing.parquet", timing_parquet(self.timing))
         manifest = json.dumps(_manifest(lane, self, digests), indent=1) + "\n"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate
 from typing import Any
@@ -26,8 +27,8 @@ from moerl.atari.regenerate import LoggedEpisode
 from moerl.replay.priorities import PriorityError, PriorityTable
 from moerl.replay.ring import FrameRing, Indices
 from moerl.study.errors import FailureError
-from moerl.study.specs import FRAMES_PER_STEP, STACK_SIZE, Replay, TrainSpec
-from moerl.training.progress import IterationRow
+from moerl.study.specs import FRAMES_PER_STEP, STACK_SIZE, IterationEnd, Replay, TrainSpec
+from moerl.training.progress import EvaluationRow, IterationRow
 from moerl.training.rng import Purpose, device_key, stream
 from moerl.training.statefile import StateError, Tensors
 
@@ -74,6 +75,7 @@ class Lane:
     agent_steps: int = 0
     gradient_steps: int = 0
     rows: list[IterationRow] = field(default_factory=list)
+    evaluations: list[EvaluationRow] = field(default_factory=list)
     iteration_start: int = 0
     """Agent steps at the start of the running iteration."""
     iteration_returns: list[float] = field(default_factory=list)
@@ -129,29 +131,42 @@ class Lane:
             self.stack[-1] = frame
         return end
 
-    def finish_episode(self) -> bool:
-        """Account for an episode that just ended; returns whether the iteration ended with it."""
+    def finish_episode(self) -> None:
+        """Account for an episode that just ended."""
         self.log.end_episode()
         self.iteration_returns.append(self.episode_return)
-        return self.agent_steps - self.iteration_start >= self.spec.schedule.iteration_steps
 
-    def finish_iteration(self) -> None:
-        """Add the row of the iteration that just ended. Raises DivergedError."""
+    @property
+    def iteration_over(self) -> bool:
+        """Whether the running iteration has had its agent steps and, if it ends so, its last episode."""
+        if self.agent_steps - self.iteration_start < self.spec.schedule.iteration_steps:
+            return False
+        return self.between_episodes or self.spec.schedule.iteration_end is IterationEnd.STEP
+
+    def finish_iteration(self, evaluated: Sequence[float] = ()) -> None:
+        """Add the rows of the iteration that is over. Raises DivergedError.
+
+        `evaluated`: returns of its evaluation's episodes, if it has one.
+        """
         losses = self.flush_losses()
+        iteration, frame = len(self.rows), self.agent_steps * FRAMES_PER_STEP
+        returns = self.iteration_returns
         self.rows.append(
             IterationRow(
-                iteration=len(self.rows),
-                frame=self.agent_steps * FRAMES_PER_STEP,
+                iteration=iteration,
+                frame=frame,
                 gradient_steps=self.gradient_steps,
-                episodes=len(self.iteration_returns),
-                mean_return=float(np.mean(self.iteration_returns)),
+                episodes=len(returns),
+                mean_return=float(np.mean(returns)) if returns else None,
                 mean_loss=float(np.mean(losses)) if len(losses) else None,
             )
         )
+        if evaluated:
+            row = EvaluationRow(iteration, frame, len(evaluated), float(np.mean(evaluated)))
+            self.evaluations.append(row)
         self.iteration_start = self.agent_steps
         self.iteration_returns = []
         self.pending_losses = []
-        self.tensors()  # refuses an iteration that ends in parameters that are not finite
 
     def sample_batch(self) -> tuple[Indices, Batch]:
         """The batch of the coming gradient step, and the replay slots `[B]` it comes from.
@@ -241,7 +256,8 @@ class Lane:
 
     def meta(self) -> dict[str, Any]:
         """Everything that is not an array in the checkpoint."""
-        return {
+        evaluations = {"evaluations": [asdict(row) for row in self.evaluations]}
+        return (evaluations if self.spec.schedule.evaluation else {}) | {
             "format": FORMAT,
             "moerl": moerl.__version__,
             "spec": json.loads(self.spec.canonical_json()),
@@ -274,6 +290,7 @@ class Lane:
         lane.restored_adds = meta["add_count"]
         lane.agent_steps, lane.gradient_steps = meta["agent_steps"], meta["gradient_steps"]
         lane.rows = [IterationRow(**row) for row in meta["rows"]]
+        lane.evaluations = [EvaluationRow(**row) for row in meta.get("evaluations", ())]
         lane.iteration_start = meta["iteration_start"]
         lane.iteration_returns = list(meta["iteration_returns"])
         lane.pending_losses = [float(loss) for loss in tensors["pending_losses"]]
