@@ -1,39 +1,15 @@
 """Rainbow, DER and DrQ(ε) in the training loop: priorities, life-loss terminals, noise, resuming."""
 
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
-import yaml
-from tiny_runs import Tiny, tiny
+from tiny_runs import tiny_agent
 
 from moerl.atari.lanes import AtariLanes
-from moerl.study.specs import AgentSpec
 from moerl.training import online
 from moerl.training.lane import DivergedError, Lane
 from moerl.training.online import Options, epsilon
 from moerl.training.statefile import StateError, load, store
-
-AGENTS = yaml.safe_load((Path(__file__).parents[2] / "config" / "agents.yaml").read_text())
-SMALL = {
-    "batch_size": 4,
-    "replay_capacity": 400,
-    "min_replay_history": 100,
-    "update_period": 16,
-    "target_update_period": 64,
-    "max_episode_steps": 150,
-}
-
-
-def tiny_agent(agent: str, variant="cnn-softmoe1", **hyper) -> Tiny:
-    """Two short iterations of `agent` on Breakout; lives are lost, episodes cut, the replay wraps."""
-    cell = tiny("Breakout", 200, 2, variant=variant)
-    spec = cell.spec.model_copy(
-        update={"agent": agent, "hyper": AgentSpec.model_validate(AGENTS[agent] | SMALL | hyper)}
-    )
-    return Tiny(spec, cell.rom, cell.iterations)
-
 
 # Half of the actions at random, so that balls are served and lost whatever the network thinks.
 CELLS = {
