@@ -16,7 +16,7 @@ name: synthetic
 agents:
   dqn: {{}}
 figures:
-  fig01: {{encoder: cnn}}
+  fig01: {{{fig01}}}
   fig10: {{encoder: cnn, agent: dqn}}
 games:
   games20: [{games}]
@@ -92,6 +92,7 @@ def load(folder: Path, **settings: str) -> Study:
         "short": "6M",
         "full": "8M",
         "extra": "",
+        "fig01": "encoder: cnn",
     }
     path = folder / "synthetic.yaml"
     path.write_text(STUDY.format(**(defaults | settings)), encoding="utf-8")

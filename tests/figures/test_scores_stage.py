@@ -106,3 +106,34 @@ def test_the_same_bytes_again(make_study: Callable[..., Study], tmp_path: Path) 
         scores_stage.run(study, "fig01", tmp_path / folder)
     one, two = (scores_file(tmp_path / folder, "fig01").read_bytes() for folder in ("one", "two"))
     assert one == two
+
+
+def test_a_figure_of_evaluation_returns(make_study: Callable[..., Study], tmp_path: Path) -> None:
+    study = make_study(
+        games="Pong", seeds="0, 1", extra="evaluation: {episodes: 3}", fig01="encoder: cnn, score: evaluation"
+    )
+    runs = write_runs(study, "fig01", tmp_path)
+    with pytest.raises(UserError, match=r"evaluations\.parquet"):
+        scores_stage.run(study, "fig01", tmp_path)
+    for run in runs:
+        folder = run_dir(tmp_path, run)
+        returns = pd.read_parquet(folder / "returns.parquet")
+        evaluated = returns.assign(mean_return=returns["mean_return"] + 100, episodes=3)
+        evaluated.to_parquet(folder / "evaluations.parquet", index=False)
+    table = scores(study, "fig01", tmp_path)
+    expected = pd.read_parquet(run_dir(tmp_path, runs[0]) / "evaluations.parquet")["mean_return"]
+    np.testing.assert_array_equal(table["mean_return"][: len(expected)], expected)
+
+
+def test_an_iteration_without_an_episode_has_no_score(study: Study, results: Path) -> None:
+    run = study.figure_runs(study.figure("fig01"))[4]
+    path = run_dir(results, run) / "returns.parquet"
+    returns = pd.read_parquet(path)
+    without = returns["iteration"].isin([0, 7])
+    returns["episodes"] = returns["episodes"].mask(without, 0)
+    returns["mean_return"] = returns["mean_return"].mask(without)
+    returns.to_parquet(path, index=False)
+    table = scores(study, "fig01", results)
+    rows = table[(table["variant"] == run.variant) & (table["game"] == "Pong") & (table["seed"] == run.seed)]
+    assert rows["mean_return"].isna().tolist() == without.tolist()
+    assert rows["human_normalised"].isna().tolist() == without.tolist()

@@ -12,7 +12,7 @@ from synthetic_study import write_runs
 from moerl.statistics import scores_stage, table_stage
 from moerl.statistics.tables import analysis_table, bar_table, readouts
 from moerl.study.errors import UserError
-from moerl.study.expansion import Study
+from moerl.study.expansion import Run, Study
 from moerl.study.paths import analysis_file, run_dir, scores_file, table_files
 
 
@@ -200,3 +200,59 @@ def test_latex_shows_the_numbers_of_the_csv(study: Study, results: Path) -> None
     tex = table_files(results, "fig10")[1].read_text(encoding="utf-8")
     assert "& Return & ENTK srank & Feature norm & Dormant fraction \\\\" in tex
     assert all(rf"\emph{{{game}}}" in tex for game in ("Asterix", "Pong", "SpaceInvaders"))
+
+
+def without_episodes(study: Study, figure: str, results: Path, lacks: Callable[[Run], bool]) -> None:
+    """Of some runs of a figure, let no episode end in the last iteration."""
+    for run in filter(lacks, study.figure_runs(study.figure(figure))):
+        path = run_dir(results, run) / "returns.parquet"
+        returns = pd.read_parquet(path)
+        last = returns["iteration"] == returns["iteration"].max()
+        returns["episodes"] = returns["episodes"].mask(last, 0)
+        returns["mean_return"] = returns["mean_return"].mask(last)
+        returns.to_parquet(path, index=False)
+
+
+def test_a_run_without_an_episode_has_no_score_in_the_readout(study: Study, results: Path) -> None:
+    whole = table(study, "fig01", results).set_index(["series", "x", "readout"])
+    lacks = ("cnn-baseline", "cnn-softmoe1")
+    without_episodes(
+        study,
+        "fig01",
+        results,
+        lambda r: (r.variant == lacks[0] and r.seed == 1) or (r.variant == lacks[1] and r.game == "Pong"),
+    )
+    rows = table(study, "fig01", results).set_index(["series", "x", "readout"])
+    scores = pd.read_parquet(scores_file(results, "fig01"))
+    for key, n_games, n_seeds, left_out, variant in (
+        (("Baseline", 1, "last"), 2, "2", "AirRaid", lacks[0]),
+        (("SoftMoE", 1, "last"), 1, "3", "AirRaid; Pong (no episode ended)", lacks[1]),
+    ):
+        row = rows.loc[key]
+        assert (row["n_games"], row["n_seeds"], row["games_left_out"]) == (n_games, n_seeds, left_out)
+        last = scores[(scores["variant"] == variant) & (scores["iteration"] == 7)]
+        left = last["human_normalised"].dropna().to_numpy()
+        assert row["iqm"] == pytest.approx(metrics.aggregate_iqm(left), rel=1e-12)
+    # With the iterations before, every run has a score; untouched bars are what they were.
+    assert rows.loc[("SoftMoE", 1, "last_5"), "n_games"] == 2
+    assert rows.loc[("SoftMoE", 1, "last_5"), "iqm"] != whole.loc[("SoftMoE", 1, "last_5"), "iqm"]
+    pd.testing.assert_frame_equal(rows.loc["Top1-MoE"], whole.loc["Top1-MoE"])
+    tex = table_files(results, "fig01")[1].read_text()
+    assert "Without a human score, left out: AirRaid." in tex
+    assert "Without a finished episode, left out: Pong." in tex
+
+
+def test_a_curve_has_no_point_where_no_episode_ended(study: Study, results: Path) -> None:
+    without_episodes(study, "fig10", results, lambda r: r.game == "Pong")
+    rows = table(study, "fig10", results)
+    returns = rows[rows["metric"] == "return"]
+    assert set(returns[returns["game"] == "Pong"]["iteration"]) == set(range(5))
+    assert set(returns[returns["game"] == "Asterix"]["iteration"]) == set(range(6))
+
+
+def test_no_episode_at_all_is_told(make_study: Callable[..., Study], tmp_path: Path) -> None:
+    study = make_study(games="Pong", seeds="0", short="1M", full="1M")
+    write_runs(study, "fig01", tmp_path)
+    without_episodes(study, "fig01", tmp_path, lambda _: True)
+    with pytest.raises(UserError, match="none of the games Pong has a human score and a finished episode"):
+        table(study, "fig01", tmp_path)

@@ -73,6 +73,22 @@ BAD = {
         {"variants": {"mine": {"encoder": "cnn", "module": "softmoe", "num_experts": 4}}},
         ["variants.mine", "tokens"],
     ),
+    "unknown iteration end": ({"iteration_end": "steps"}, ["iteration_end", "did you mean 'step'?"]),
+    "negative no-ops": ({"max_noops": -1}, ["max_noops", "bad value -1"]),
+    "no evaluation episodes": ({"evaluation": {"episodes": 0}}, ["evaluation.episodes", "bad value 0"]),
+    "evaluation that always explores": (
+        {"evaluation": {"episodes": 5, "epsilon": 1.5}},
+        ["evaluation.epsilon", "bad value 1.5"],
+    ),
+    "unknown evaluation key": (
+        {"evaluation": {"episode": 5}},
+        ["evaluation.episode", "did you mean 'episodes'?"],
+    ),
+    "unknown score": ({"figures__fig01": {"score": "eval"}}, ["figures.fig01.score", "'evaluation'"]),
+    "score without evaluation": (
+        {"figures__fig01": {"score": "evaluation"}},
+        ["figures.fig01.score", "add `evaluation`"],
+    ),
     "hostile name": ({"name": "a; rm -rf b"}, ["name", "lower-case"]),
 }
 

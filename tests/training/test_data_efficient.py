@@ -338,9 +338,9 @@ def test_evaluation_is_a_function_of_parameters_seed_and_iteration(params, monke
 
 
 def test_evaluation_explores_with_its_epsilon(params, monkeypatch):
-    _, acted = evaluated(monkeypatch, params, epsilon=1.0, episodes=20)
+    _, acted = evaluated(monkeypatch, params, epsilon=1.0, episodes=8)
     drawn = np.concatenate([np.frombuffer(a, np.int32) for a in acted[NOOPS:]])
-    assert np.bincount(drawn, minlength=4).min() > 80  # of 20 lanes × 30 steps / 4 actions
+    assert np.bincount(drawn, minlength=4).min() > 30  # of 8 lanes × 30 steps / 4 actions
 
 
 def test_an_evaluation_is_not_begun_on_parameters_that_are_not_finite(tmp_path, monkeypatch):

@@ -53,6 +53,22 @@ def test_a_study_given_replaces_the_profiles(clone: Project) -> None:
     assert set(planned) == {"train_0_1", "analyse", "scores", "table", "figure", "fig10", "total"}
 
 
+def test_a_study_with_evaluation_collects_it(clone: Project) -> None:
+    study = yaml.safe_load((CHECKOUT / "config/studies/atari100k.yaml").read_text())
+    study["games"] |= {"games26": ["Pong"]}
+    clone.write("config/studies/low-data.yaml", study)
+    command = ("atari100k_cnn", "--configfile", "config/studies/low-data.yaml")
+    planned = dry_run(clone, *command)
+    trained = {rule: count for rule, count in planned.items() if rule.startswith("train_")}
+    assert trained == {f"train_{seed}": 4 for seed in range(5)}  # a run per job: 2 agents, 2 variants
+    files = clone.run("snakemake", *command, "--detailed-summary").stdout.splitlines()
+    assert sum("/400k/evaluations.parquet\t" in line for line in files) == 20
+    graph = clone.run("snakemake", *command, "--filegraph").stdout
+    inputs = graph[graph.index(">scores<") :].split("output")[0]
+    assert "evaluations.parquet" in inputs
+    assert "returns.parquet" not in inputs
+
+
 BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "unknown key": ({"sedes": [0]}, "seeds"),
     "unknown game": ({"games": {"games20": ["Pog"]}}, "Pong"),

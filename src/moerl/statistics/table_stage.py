@@ -55,7 +55,8 @@ def _bars(study: Study, figure: FigureSpec, scores: pd.DataFrame, _: Path) -> pd
         _missing(((s.panel, s.series, s.x), s) for s in shown if s not in have),
     )
     if table["iqm"].isna().all():
-        raise UserError(f"{study.path}: none of the games {', '.join(figure.games)} has a human score")
+        games = ", ".join(figure.games)
+        raise UserError(f"{study.path}: none of the games {games} has a human score and a finished episode")
     return table
 
 
