@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from tiny_runs import tiny_agent
+from tiny_runs import tiny, tiny_agent
 
 from moerl.atari.lanes import AtariLanes
 from moerl.training import online
