@@ -25,6 +25,7 @@ from moerl.networks.routing import (
     soft_logits,
     soft_routing,
     top1_routing,
+    top_gate,
 )
 from moerl.study.specs import ExpertType, Module, NetworkSpec, Phi
 
@@ -147,7 +148,7 @@ class Top1MoE(nn.Module):
         slot_inputs = jnp.einsum("...mep,...md->...epd", routing.dispatch, tokens)
         outputs, hidden = Experts(self.hidden_units, self.noisy, name="experts")(slot_inputs, keys)
         routed = jnp.einsum("...mep,...epd->...md", routing.dispatch, outputs)
-        return MoEOutput(routed * jnp.max(routing.gates, axis=-1, keepdims=True), hidden, routing)
+        return MoEOutput(routed * top_gate(routing.gates)[..., None], hidden, routing)
 
 
 def build_moe(spec: NetworkSpec, noisy: bool = False) -> SoftMoE | Top1MoE:

@@ -117,6 +117,16 @@ def top1_dispatch(choice: jax.Array, num_experts: int, slots: int) -> jax.Array:
     return jax.nn.one_hot(place, slots)
 
 
+def top_gate(gates: jax.Array) -> jax.Array:
+    """The highest of each token's `gates` `[..., M, E]`, `[..., M]`.
+
+    Like the official top_k, argmax gives ties to the lowest index, and all of the gradient with it;
+    a maximum's own gradient would be shared among them.
+    """
+    chosen = jax.nn.one_hot(jnp.argmax(gates, axis=-1), gates.shape[-1])
+    return jnp.sum(chosen * gates, axis=-1)
+
+
 def top1_routing(logits: jax.Array, noise: jax.Array | None, slots: int) -> Routing:
     """Send each token to the expert its (noisy) logit is highest for, while that has one of `slots`.
 
@@ -129,6 +139,5 @@ def top1_routing(logits: jax.Array, noise: jax.Array | None, slots: int) -> Rout
         gates = jax.nn.softmax(logits, axis=-1)
     else:
         gates = jax.nn.softmax(logits + jnp.broadcast_to(noise, logits.shape), axis=-1)
-    # argmax, like the official top_k, gives ties to the lowest expert index.
     dispatch = top1_dispatch(jnp.argmax(gates, axis=-1), logits.shape[-1], slots)
-    return Routing(dispatch, dispatch * jnp.max(gates, axis=-1)[..., None, None], logits, gates)
+    return Routing(dispatch, dispatch * top_gate(gates)[..., None, None], logits, gates)
