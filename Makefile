@@ -50,7 +50,8 @@ parity: $(DEV_READY) $(ORACLE_READY)
 	MOERL_REQUIRE_ORACLE=1 PATH="$(BIN):$$PATH" pytest -m oracle
 
 bench: $(DEV_READY) $(ORACLE_READY)
-	PATH="$(BIN):$$PATH" python benchmarks/bench_train.py --oracle-python $(ORACLE)/bin/python
+	PATH="$(BIN):$$PATH" python benchmarks/bench_train.py --oracle-python $(ORACLE)/bin/python --agent dqn
+	PATH="$(BIN):$$PATH" python benchmarks/bench_train.py --oracle-python $(ORACLE)/bin/python --agent rainbow
 
 UV_COMPILE = $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header \
 	--python-version 3.11 $(UPGRADE)

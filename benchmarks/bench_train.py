@@ -1,6 +1,6 @@
-"""Training speed of moerl against the paper-era code: Pong, Nature CNN, DQN, one run at a time.
+"""Training speed of moerl against the paper-era code: Pong, Nature CNN, one run at a time.
 
-    python benchmarks/bench_train.py --oracle-python .venv-oracle/bin/python
+    python benchmarks/bench_train.py --oracle-python .venv-oracle/bin/python [--agent rainbow]
 
 The two sides run in turn, `--repeats` times, on the same cores, with the same settings
 (settings.py), so a change in the machine's load meets both. Prints the agent steps per second and
@@ -25,7 +25,10 @@ from typing import Any
 from settings import Cell
 
 HERE = Path(__file__).parent
-CELLS = {"DQN Baseline": ("baseline", 1), "DQN SoftMoE-8": ("softmoe", 8)}
+AGENTS = {"dqn": "DQN", "rainbow": "Rainbow"}
+MODULES = {"Baseline": ("baseline", 1), "SoftMoE-8": ("softmoe", 8)}
+LENGTHS = {"dqn": (5, 1000, 4), "rainbow": (3, 600, 2)}
+"""Repeats, agent steps per iteration and iterations of each agent, if not said otherwise."""
 GAME, NUM_ACTIONS = "Pong", 6
 Result = dict[str, Any]
 
@@ -44,11 +47,13 @@ def measure(python: str, script: str, cell: Cell) -> Result:
 
 def run_pairs(arguments: argparse.Namespace) -> list[Result]:
     """Both sides of every cell in turn; which side goes first alternates between repeats."""
-    sides = [(arguments.oracle_python, "oracle_dqn.py"), (sys.executable, "moerl_dqn.py")]
+    sides = [(arguments.oracle_python, "oracle_side.py"), (sys.executable, "moerl_side.py")]
     pairs = []
     for repeat in range(arguments.repeats):
-        for name, (module, num_experts) in CELLS.items():
+        for title, (module, num_experts) in MODULES.items():
+            name = f"{AGENTS[arguments.agent]} {title}"
             cell = Cell(
+                agent=arguments.agent,
                 module=module,
                 num_experts=num_experts,
                 game=GAME,
@@ -61,7 +66,8 @@ def run_pairs(arguments: argparse.Namespace) -> list[Result]:
             results = {r["side"]: r for r in (measure(*side, cell) for side in ordered)}
             speeds = {side: r["agent_steps_per_second"] for side, r in results.items()}
             ratio = speeds["moerl"] / speeds["oracle"]
-            pairs.append({"name": name, "repeat": repeat, "ratio": ratio, "cell": asdict(cell)} | results)
+            written = asdict(cell) | {"hyper": cell.hyper}
+            pairs.append({"name": name, "repeat": repeat, "ratio": ratio, "cell": written} | results)
             print(
                 f"{name}, repeat {repeat}: oracle {speeds['oracle']:.1f}, moerl {speeds['moerl']:.1f} "
                 f"agent steps/s, ratio {ratio:.2f}",
@@ -71,9 +77,9 @@ def run_pairs(arguments: argparse.Namespace) -> list[Result]:
 
 
 def summarise(pairs: list[Result]) -> list[Result]:
-    """Medians over repeats, per cell; the ratio is the median of the pairs' ratios."""
+    """Medians over repeats, per cell in the order measured; the ratio is the median of the pairs' ratios."""
     rows = []
-    for name in CELLS:
+    for name in dict.fromkeys(pair["name"] for pair in pairs):
         mine = [pair for pair in pairs if pair["name"] == name]
         ratios = [pair["ratio"] for pair in mine]
         speed = {
@@ -124,11 +130,17 @@ def hardware() -> Result:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--oracle-python", required=True, help="interpreter of the oracle's environment")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--iteration-steps", type=int, default=1000, help="agent steps per iteration")
-    parser.add_argument("--iterations", type=int, default=4, help="the first is the warm-up and is not timed")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "bench_train.json")
+    parser.add_argument("--agent", choices=LENGTHS, default="dqn")
+    parser.add_argument("--repeats", type=int)
+    parser.add_argument("--iteration-steps", type=int, help="agent steps per iteration")
+    parser.add_argument("--iterations", type=int, help="the first is the warm-up and is not timed")
+    parser.add_argument("--out", type=Path, help="default: results/bench_train_<agent>.json")
     arguments = parser.parse_args()
+    lengths = zip(("repeats", "iteration_steps", "iterations"), LENGTHS[arguments.agent], strict=True)
+    for name, default in lengths:
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, default)
+    arguments.out = arguments.out or HERE / "results" / f"bench_train_{arguments.agent}.json"
     if arguments.iterations < 2:
         parser.error("--iterations must be at least 2: the first one is not timed")
     return arguments

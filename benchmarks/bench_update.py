@@ -42,12 +42,13 @@ def worker(variant: str, memory: str) -> None:
     frames = rng.integers(256, size=(2, 32, 4, 84, 84), dtype=np.uint8)
     flags = np.zeros(32, dtype=np.bool_)
     batch = Batch(frames[0], np.zeros(32, np.int32), np.ones(32, np.float32), frames[1], flags)
-    learner = jax.jit(agent.init)(jax.random.key(0))
+    key = jax.random.key(0)
+    learner = jax.jit(agent.init)(key)
     update, greedy = jax.jit(agent.update, donate_argnums=0), jax.jit(agent.greedy_action)
 
     def one_update() -> None:
         nonlocal learner
-        learner, _ = jax.block_until_ready(update(learner, batch))
+        learner, _ = jax.block_until_ready(update(learner, batch, key))
 
     milliseconds = {
         "update": timed(one_update, 40),

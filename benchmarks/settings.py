@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import os
 import platform
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
-# Table 2's DQN column (config/agents.yaml) with a replay that fits a benchmark. ε falls to its floor
-# at once, so that nearly every action comes from the network.
-DQN = {
+# Table 2 (config/agents.yaml) with a replay that fits a benchmark. DQN's ε falls to its floor at once, so
+# that nearly every action comes from the network, as all of Rainbow's do.
+DQN: dict[str, Any] = {
     "learning_rate": 6.25e-5,
     "adam_eps": 1.5e-4,
     "gamma": 0.99,
@@ -30,12 +30,29 @@ DQN = {
     "sticky_actions": 0.25,
     "max_episode_steps": 27_000,
 }
+RAINBOW = DQN | {
+    "n_step": 3,
+    "epsilon_train": 0.0,
+    "epsilon_decay_period": None,
+    "noisy": True,
+    "dueling": True,
+    "double": True,
+    "num_atoms": 51,
+    "v_max": 10.0,
+    "loss": "c51",
+    "replay": "prioritised",
+    # The oracle takes up to 0.3 s per step: cut the games, so that iterations may be short.
+    "max_episode_steps": 300,
+}
+HYPER = {"dqn": DQN, "rainbow": RAINBOW}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One timed training run: Nature CNN, DQN, one seed, one environment."""
+    """One timed training run: Nature CNN, one seed, one environment."""
 
+    agent: str
+    """`dqn` or `rainbow`."""
     module: str
     """`baseline` or `softmoe`."""
     num_experts: int
@@ -46,7 +63,11 @@ class Cell:
     """Agent steps after which an iteration ends with its episode."""
     iterations: int
     """The first one, which compiles everything, is not timed."""
-    hyper: dict[str, Any] = field(default_factory=lambda: dict(DQN))
+
+    @property
+    def hyper(self) -> dict[str, Any]:
+        """The agent's hyper-parameters, named as in config/agents.yaml."""
+        return HYPER[self.agent]
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)

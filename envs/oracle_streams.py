@@ -10,6 +10,7 @@ writes `atari-<game>.npz` and `replay.npz`.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import warnings
 import zlib
@@ -34,6 +35,7 @@ CAPACITY = 60
 STACK = 4
 GAMMA = 0.99
 N_STEPS = (1, 3, 10)
+STREAM_STEPS = 2_000
 
 
 class SeededGame:
@@ -97,12 +99,16 @@ def record_game(game):
 
 
 def replay_stream():
-    """Transitions of short and long episodes, terminal or cut."""
+    """2,000 transitions of short and long episodes, terminal or cut; the last one is still running."""
     rng = np.random.Generator(np.random.Philox(key=RUN_SEED))
     columns = {k: [] for k in ("observation", "action", "reward", "terminal", "episode_end")}
-    for length in (1, 2, 3, 12, 5, 30, 1, 1, 4, 25, 11, 2, 45, 7, 16, 3, 90, 6, 20):
+    lengths = (1, 2, 3, 12, 5, 30, 1, 1, 4, 25, 11, 2, 45, 7, 16, 3, 90, 6, 20)
+    for length in itertools.cycle(lengths):
         cut = rng.random() < 0.4
-        for step in range(length):
+        left = STREAM_STEPS - len(columns["action"])
+        if not left:
+            break
+        for step in range(min(length, left)):
             last = step == length - 1
             columns["observation"].append(len(columns["observation"]) + 1)
             columns["action"].append(rng.integers(18))
@@ -130,7 +136,7 @@ def record_replay():
         OutOfGraphReplayBuffer((1, 2), STACK, CAPACITY, 1, update_horizon=n, gamma=GAMMA) for n in N_STEPS
     ]
     total = len(stream["action"])
-    checks = sorted({*range(10, 80, 7), *range(80, total, 23), total})
+    checks = sorted({*range(10, 80, 7), *range(80, total, 53), total})
     valid = np.zeros((len(checks), len(N_STEPS), CAPACITY), np.bool_)
     samples = []
     for i in range(total):

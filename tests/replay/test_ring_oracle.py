@@ -1,4 +1,4 @@
-"""The frame ring against the paper-era buffer, on a recorded stream with cuts, terminals and wrap-around."""
+"""The frame ring against the paper-era buffer: 2,000 recorded steps with cuts, terminals and wrap-around."""
 
 from pathlib import Path
 
@@ -43,4 +43,5 @@ def test_valid_slots_and_samples_equal_the_legacy_buffer(which):
         expected_next = golden["sample_next_state"][rows]
         assert np.array_equal(identifiers(sample.next_state[going_on]), expected_next[going_on])
         compared += len(rows)
-    assert compared > 200
+    assert len(golden["observation"]) == 2_000
+    assert compared > 1_000

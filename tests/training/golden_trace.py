@@ -1,4 +1,4 @@
-"""Golden traces: a few hundred agent steps of real training per agent family, as numbers.
+"""Golden traces: a few hundred agent steps of real training per agent, as numbers.
 
 `python tests/training/golden_trace.py` rewrites them; do so only together with raising
 `TRAINING_REVISION`, which retrains everything the family has trained.
@@ -17,28 +17,28 @@ from moerl.training.progress import IterationRow
 from moerl.training.statefile import load
 
 FOLDER = Path(__file__).parents[1] / "golden" / "traces"
-FAMILIES = {"value": "dqn"}
+AGENTS = {"dqn": "value", "rainbow": "value", "der": "value", "drq_eps": "value"}
+"""Agent → its family in `TRAINING_REVISION`."""
 
 
-def cell_of(family: str) -> Any:
-    """The family's trace cell: frequent episode ends, terminal and cut, and every action explored.
+def cell_of(agent: str) -> Any:
+    """The agent's trace cell: frequent episode ends, terminal and cut, and every action explored.
 
     Actions then do not hang on the last bits of Q-values, which differ between devices.
     """
-    cell = tiny("Breakout", 300, 2, variant="cnn-softmoe2", max_episode_steps=190, epsilon_train=1.0)
-    assert cell.spec.agent == FAMILIES[family]
-    return cell
+    settings: dict[str, Any] = {"max_episode_steps": 190, "epsilon_train": 1.0, "update_period": 16}
+    return tiny("Breakout", 300, 2, variant="cnn-softmoe2", agent=agent, **settings)
 
 
-def record(family: str, root: Path) -> dict[str, Any]:
-    """Train the family's trace cell and return what is compared."""
-    cell_of(family).train(root)
+def record(agent: str, root: Path) -> dict[str, Any]:
+    """Train the agent's trace cell and return what is compared."""
+    cell_of(agent).train(root)
     folder = root / "results" / "seed0" / "end"
     tensors, meta = load(folder / "resume.safetensors")
     log, _ = load(folder / "actions.safetensors")
     params = {name: value for name, value in tensors.items() if name.startswith("params/")}
     return {
-        "revision": TRAINING_REVISION[family],
+        "revision": TRAINING_REVISION[AGENTS[agent]],
         "actions": hashlib.sha256(log["actions"].tobytes()).hexdigest(),
         "episode_lengths": log["episode_lengths"].tolist(),
         "rows": [vars(IterationRow(**row)) for row in meta["rows"]],
@@ -50,7 +50,7 @@ def record(family: str, root: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for name in FAMILIES:
+    for name in AGENTS:
         with tempfile.TemporaryDirectory() as scratch:
             trace = record(name, Path(scratch))
         (FOLDER / f"{name}.json").write_text(json.dumps(trace, indent=1) + "\n")

@@ -3,21 +3,19 @@
 import json
 
 import pytest
-from golden_trace import FAMILIES, FOLDER, record
+from golden_trace import AGENTS, FOLDER, record
 
 from moerl.study.specs import TRAINING_REVISION
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_trace_changes_only_with_its_revision(family, tmp_path):
-    golden = json.loads((FOLDER / f"{family}.json").read_text())
-    assert golden["revision"] == TRAINING_REVISION[family], (
+@pytest.mark.parametrize("agent", AGENTS)
+def test_trace_changes_only_with_its_revision(agent, tmp_path):
+    golden = json.loads((FOLDER / f"{agent}.json").read_text())
+    assert golden["revision"] == TRAINING_REVISION[AGENTS[agent]], (
         "TRAINING_REVISION was raised: rewrite the traces with tests/training/golden_trace.py"
     )
-    now = record(family, tmp_path)
-    help_ = (
-        f"training of {family!r} changed: undo that, or raise its TRAINING_REVISION and rewrite the traces"
-    )
+    now = record(agent, tmp_path)
+    help_ = f"training of {agent!r} changed: undo that, or raise its TRAINING_REVISION and rewrite the traces"
     assert now["actions"] == golden["actions"], help_
     assert now["episode_lengths"] == golden["episode_lengths"], help_
     for new, old in zip(now["rows"], golden["rows"], strict=True):
@@ -27,4 +25,4 @@ def test_trace_changes_only_with_its_revision(family, tmp_path):
 
 
 def test_every_family_has_a_trace():
-    assert set(TRAINING_REVISION) == set(FAMILIES)
+    assert set(TRAINING_REVISION) == set(AGENTS.values())

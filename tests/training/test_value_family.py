@@ -152,6 +152,34 @@ def test_noisy_agents_have_no_epsilon_and_noise_of_their_own_at_each_step(tmp_pa
     assert len(set(chosen)) > 1
 
 
+@pytest.mark.parametrize(("updates", "ratio"), [(1, 0.25), (2, 0.5), (4, 1.0), (8, 2.0)])
+def test_replay_ratio_is_updates_per_period_over_update_period(updates, ratio, monkeypatch):
+    cell = tiny("Breakout", 200, 2, update_period=4, updates_per_period=updates, target_update_period=20)
+    agent = online.ValueAgent(cell.spec.hyper, cell.spec.network, cell.spec.num_actions)
+    lane = Lane.fresh(cell.spec, 0, agent)
+    pack = online.Pack(cell.spec, None, [lane], agent)
+    done = []
+
+    def note(kind):
+        return lambda *_: done.append((kind, lane.agent_steps))
+
+    monkeypatch.setattr(pack, "_gradient_step", note("update"))
+    monkeypatch.setattr(type(agent), "sync_target", note("sync"))
+    lane.ring.start_at(cell.spec.hyper.min_replay_history)
+    pack._train(lane)
+    assert not done  # training starts once more than that many transitions were added
+    lane.ring.start_at(cell.spec.hyper.min_replay_history + 1)
+    lane.agent_steps = 0
+    for _ in range(40):
+        pack._train(lane)
+    steps = [step for kind, step in done if kind == "update"]
+    assert steps == [step for step in range(0, 40, 4) for _ in range(updates)]
+    assert len(steps) / 40 == ratio
+    # The target follows agent steps, whatever the ratio, and after the step's updates.
+    assert [step for kind, step in done if kind == "sync"] == [0, 20]
+    assert done.index(("sync", 20)) == len([s for s in steps if s <= 20]) + 1
+
+
 def test_diverged_priorities_are_named_and_kept_out_of_the_table(tmp_path):
     lane = fresh("der")
     lane.begin_episode(frame(1))

@@ -41,9 +41,11 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-def tiny(game: str, iteration_steps: int, iterations: int, variant="cnn-softmoe1", **hyper) -> Tiny:
+def tiny(
+    game: str, iteration_steps: int, iterations: int, variant="cnn-softmoe1", agent="dqn", **hyper
+) -> Tiny:
     study = load_study(STUDY)
-    spec = study.train_spec(Cell("dqn", variant, game))
+    spec = study.train_spec(Cell(agent, variant, game))
     small = {
         "min_replay_history": 100,
         "epsilon_decay_period": 500,

@@ -20,6 +20,7 @@ import numpy as np
 from absl import logging
 from dopamine.discrete_domains.atari_lib import AtariPreprocessing
 from dopamine.labs.moes.agents.dqn_moe_agent import DQNMoEAgent
+from dopamine.labs.moes.agents.full_rainbow_moe_agent import JaxFullRainbowMoEAgent
 from dopamine.labs.moes.architectures import networks
 from settings import Cell, Mark, report
 
@@ -59,16 +60,32 @@ def make_environment(cell: Cell) -> AtariPreprocessing:
     return AtariPreprocessing(GymApi(made.unwrapped, cell.seed))
 
 
-def make_agent(cell: Cell, num_actions: int) -> DQNMoEAgent:
+Agent = DQNMoEAgent | JaxFullRainbowMoEAgent
+
+
+def make_agent(cell: Cell, num_actions: int) -> Agent:
     hyper = cell.hyper
-    bindings = {
-        "JaxDQNAgent.network": networks.NatureDQNMoE,
+    same_name = ("gamma", "min_replay_history", "update_period", "target_update_period", "epsilon_train")
+    bindings = {f"JaxDQNAgent.{name}": hyper[name] for name in same_name}
+    bindings |= {
         "JaxDQNAgent.update_horizon": hyper["n_step"],
         "JaxDQNAgent.optimizer": "adam",
-        "JaxDQNAgent.loss_type": hyper["loss"],
         "JaxDQNAgent.seed": cell.seed,
         "create_optimizer.learning_rate": hyper["learning_rate"],
         "create_optimizer.eps": hyper["adam_eps"],
+    }
+    for name, value in (bindings | (dqn if cell.agent == "dqn" else rainbow)(cell)).items():
+        gin.bind_parameter(name, value)
+    return (DQNMoEAgent if cell.agent == "dqn" else JaxFullRainbowMoEAgent)(num_actions=num_actions)
+
+
+def dqn(cell: Cell) -> dict[str, Any]:
+    """What only DQN is told."""
+    hyper = cell.hyper
+    return {
+        "JaxDQNAgent.network": networks.NatureDQNMoE,
+        "JaxDQNAgent.loss_type": hyper["loss"],
+        "JaxDQNAgent.epsilon_decay_period": hyper["epsilon_decay_period"],
         "OutOfGraphReplayBuffer.replay_capacity": hyper["replay_capacity"],
         "OutOfGraphReplayBuffer.batch_size": hyper["batch_size"],
         "NatureDQNMoE.moe_type": cell.module.upper(),
@@ -77,21 +94,30 @@ def make_agent(cell: Cell, num_actions: int) -> DQNMoEAgent:
         "DQNMoEAgent.log_moe_statistics": False,
         "DQNMoEAgent.log_dormant_statistics": False,
     }
-    same_name = (
-        "gamma",
-        "min_replay_history",
-        "update_period",
-        "target_update_period",
-        "epsilon_train",
-        "epsilon_decay_period",
-    )
-    bindings |= {f"JaxDQNAgent.{name}": hyper[name] for name in same_name}
-    for name, value in bindings.items():
-        gin.bind_parameter(name, value)
-    return DQNMoEAgent(num_actions=num_actions)
 
 
-def run_episode(agent: DQNMoEAgent, environment: AtariPreprocessing, cap: int) -> tuple[int, float]:
+def rainbow(cell: Cell) -> dict[str, Any]:
+    """What only Rainbow is told; a noisy agent ignores ε."""
+    hyper = cell.hyper
+    return {
+        "JaxFullRainbowAgent.network": networks.FullRainbowMoENetwork,
+        "JaxFullRainbowAgent.noisy": hyper["noisy"],
+        "JaxFullRainbowAgent.dueling": hyper["dueling"],
+        "JaxFullRainbowAgent.double_dqn": hyper["double"],
+        "JaxFullRainbowAgent.num_atoms": hyper["num_atoms"],
+        "JaxFullRainbowAgent.vmax": hyper["v_max"],
+        "JaxFullRainbowAgent.replay_scheme": "prioritized",
+        "JaxFullRainbowAgent.num_updates_per_train_step": hyper["updates_per_period"],
+        "OutOfGraphPrioritizedReplayBuffer.replay_capacity": hyper["replay_capacity"],
+        "OutOfGraphPrioritizedReplayBuffer.batch_size": hyper["batch_size"],
+        "FullRainbowMoENetwork.encoder_type": "CNN",
+        "FullRainbowMoENetwork.moe_type": cell.module.upper(),
+        "FullRainbowMoENetwork.num_experts": cell.num_experts,
+        "FullRainbowMoENetwork.nn_scale": 1,
+    }
+
+
+def run_episode(agent: Agent, environment: AtariPreprocessing, cap: int) -> tuple[int, float]:
     """Play and learn for one episode; returns its agent steps and its unclipped return."""
     action = agent.begin_episode(environment.reset())
     steps, total = 0, 0.0

@@ -33,7 +33,7 @@ from moerl.study.specs import (
 def train_spec(cell: Cell) -> TrainSpec:
     module = Module(cell.module)
     return TrainSpec(
-        agent="dqn",
+        agent=cell.agent,
         variant=f"cnn-{cell.module}",
         game=cell.game,
         num_actions=cell.num_actions,
