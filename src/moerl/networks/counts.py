@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from moerl.networks.q_network import build_network
 from moerl.study.specs import STACK_SIZE, HeadSpec, NetworkSpec
-
-_STATE = jax.ShapeDtypeStruct((84, 84, STACK_SIZE), jnp.uint8)
 
 
 @cache
@@ -26,7 +25,12 @@ def parameter_counts(spec: NetworkSpec, num_actions: int, head: HeadSpec) -> dic
     frozen Φ, which is never trained; a Φ drawn at every call does not.
     """
     network = build_network(spec, num_actions, head)
-    params = jax.eval_shape(network.init, jax.random.key(0), _STATE)["params"]
+
+    def initialise() -> Any:
+        return network.init(jax.random.key(0), jnp.zeros((84, 84, STACK_SIZE), jnp.uint8))["params"]
+
+    # Arrays are made inside only, so that no device is asked for anything.
+    params = jax.eval_shape(initialise)
     return {
         part: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(leaves))
         for part, leaves in params.items()
