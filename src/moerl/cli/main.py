@@ -144,6 +144,25 @@ def manifest(study_path: Path, results: Path) -> None:
     write_manifest(load_study(study_path), results)
 
 
+@cli.command()
+@click.option("--study", "study_path", type=_FILE, help="Count a study's variants; default: all variants.")
+@click.option("--agent", "agents", multiple=True, help="Only this agent; may be given more than once.")
+@click.option(
+    "--actions",
+    type=click.IntRange(min=1),
+    multiple=True,
+    help="Number of actions; may be given more than once. Default: those of the study's games, or 6 and 18.",
+)
+@click.option(
+    "--format", "form", type=click.Choice(["text", "csv", "latex"]), default="text", show_default=True
+)
+def params(study_path: Path | None, agents: tuple[str, ...], actions: tuple[int, ...], form: str) -> None:
+    """Print the number of parameters of every network variant."""
+    from moerl.cli.params import table as parameter_table
+
+    click.echo(parameter_table(study_path, agents, actions, form), nl=False)
+
+
 def main() -> None:
     """Run the command line; errors of the user's making are one line and exit code 2."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

@@ -78,7 +78,7 @@ class Pack:
         return self.agent.update(learner, batch, jax.random.fold_in(key, step))
 
     def _greedy_at(self, params: Params, state: jax.Array, key: jax.Array, step: int) -> jax.Array:
-        noise = jax.random.fold_in(key, step) if self.spec.hyper.noisy else None
+        noise = jax.random.fold_in(key, step) if self.agent.draws else None
         return self.agent.greedy_action(params, state, noise)
 
     @classmethod
