@@ -18,6 +18,7 @@ _ESCAPES = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "–": "--",
 }
 ABSENT = "--"
+NAMED = 20  # games or runs named below a table; as many games as the paper's set has
 READOUTS = {
     "last": "last iteration",
     "last_5": "mean of the last 5 iterations",
@@ -99,13 +100,18 @@ def _span(columns: int, text: str) -> str:
 
 def _remarks(table: pd.DataFrame, columns: int) -> list[str]:
     """What the numbers leave out, as rows below the table."""
-    titles = {"games_left_out": "Without a human score, left out", "missing_runs": "Missing runs"}
+    titles = {
+        "games_left_out": "Without a human score, left out",
+        "games_without_runs": "Without any run in some cells, whose IQM is over the other games",
+        "missing_runs": "Runs left out",
+    }
     rows = []
     for column, title in titles.items():
         named = table[column].dropna().astype(str) if column in table else pd.Series(dtype=str)
         names = sorted({name for cell in named for name in cell.split("; ") if name})
         if names:
-            rows.append(_span(columns, escape(f"{title}: {', '.join(names)}.")))
+            more = f" and {len(names) - NAMED} more, named in the CSV file" if len(names) > NAMED else ""
+            rows.append(_span(columns, escape(f"{title}: {', '.join(names[:NAMED])}{more}.")))
     return rows
 
 
