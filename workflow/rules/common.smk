@@ -12,17 +12,20 @@ from pathlib import Path
 
 from moerl.study.closure import closure_digest
 from moerl.study.config import load_study
-from moerl.study.errors import UserError
+from moerl.study.errors import UserError, one_of
 from moerl.study.expansion import Cell, Run
 from moerl.study.paths import (
     RUN_FILES,
     analysis_file,
+    divergence_file,
     figure_files,
+    left_out_file,
     run_dir,
     scores_file,
     table_files,
 )
 from moerl.study.specs import canonical_json
+from moerl.study.standing import Standing, read_divergence, unfinished
 
 
 def fail(message):
@@ -45,6 +48,24 @@ def study_file():
     return given[0].relative_to(here) if given[0].is_relative_to(here) else given[0]
 
 
+def check_settings():
+    """Refuse a misspelt `--config` setting: a `allow_partal=1` would train everything instead."""
+    known = ("gpu", "gpu_model", "margin_seconds", "allow_partial")
+    for key in workflow.config_settings.config:
+        if key not in known:
+            fail(f"--config: {one_of(key, known, 'setting')}")
+
+
+def partial_allowed():
+    """Whether figures are made from the runs that are finished now: `--config allow_partial=1`."""
+    given = config.get("allow_partial", 0)
+    if str(given).lower() not in ("0", "1", "false", "true"):
+        fail(
+            f"--config allow_partial: bad value {given!r} (allowed: 1, 0, true, false)"
+        )
+    return str(given).lower() in ("1", "true")
+
+
 def gpu_resources():
     """What a training or analysis job asks for when `--config gpu=1` (and perhaps gpu_model=a100) is given."""
     return {key: config[key] for key in ("gpu", "gpu_model") if key in config}
@@ -56,11 +77,17 @@ try:
 except UserError as error:
     fail(error)
 
+check_settings()
 RESULTS = Path("results") / study.name
 STATE = Path("state") / study.name
 LOGS = Path("logs") / study.name
 WHERE = {"study": STUDY_FILE, "results": RESULTS}
 GPU = gpu_resources()
+
+# Then there are no training jobs, and what is not finished is left out by name.
+ALLOW_PARTIAL = partial_allowed()
+PARTIAL_OPTION = "--allow-partial" if ALLOW_PARTIAL else ""
+STANDING = Standing(study, RESULTS, STATE)
 
 # What `snakemake --sdm conda` runs jobs in, as seen from this folder; without that option it decides nothing. Not a
 # named environment: Snakemake would ask `conda` for it after every job. And a small file (the packages are in the
@@ -74,7 +101,7 @@ MARGIN_SECONDS = config.get("margin_seconds", 120) if workflow.remote_exec else 
 # Jobs import the source that planned them, whatever checkout their environment was installed from.
 SOURCE = Path(find_spec("moerl").origin).parents[1]
 shell.prefix(
-    "set -euo pipefail; MARGIN_SECONDS={MARGIN_SECONDS};"
+    "set -euo pipefail; MARGIN_SECONDS={MARGIN_SECONDS}; PARTIAL_OPTION={PARTIAL_OPTION};"
     " export PYTHONPATH={SOURCE:q}${{PYTHONPATH:+:$PYTHONPATH}}; "
 )
 
@@ -157,7 +184,34 @@ def drawn(figure):
     )
 
 
+@cache
+def left_out(figure):
+    """The runs that a figure does without, and why; none unless partial figures are allowed."""
+    if not ALLOW_PARTIAL:
+        return {}
+    spec = study.figures[figure]
+    without = STANDING.left_out(spec)
+    total = len(study.figure_runs(spec))
+    if len(without) == total:
+        fail(unfinished(figure, total, without))
+    return without
+
+
+def left_out_names(figure):
+    """What the scores leave out, as canonical JSON: an empty list for a complete figure, asked for or not."""
+    return canonical_json([(run.name, why) for run, why in left_out(figure).items()])
+
+
 # --- Inputs. ---
+
+
+def finished_folder(run):
+    """Where a finished run's files are: its results, whatever training must do first to put them there.
+
+    Where nothing is trained, the state has those that Snakemake deleted with a failed job's outputs.
+    """
+    found = STANDING.finished(run) if ALLOW_PARTIAL else None
+    return found or run_dir(RESULTS, run)
 
 
 def products(figure):
@@ -166,9 +220,19 @@ def products(figure):
 
 
 def returns_of(wildcards):
-    """The training curves of every run of a figure."""
+    """The training curves of every run of a figure, but for those left out."""
     runs = study.figure_runs(study.figures[wildcards.figure])
-    return [run_dir(RESULTS, run) / "returns.parquet" for run in runs]
+    without = left_out(wildcards.figure)
+    return [
+        finished_folder(run) / "returns.parquet" for run in runs if run not in without
+    ]
+
+
+def analysed_run(wildcards):
+    """The finished run whose snapshots are analysed."""
+    cell = (wildcards.agent, wildcards.variant, wildcards.game)
+    run = Run(*cell, int(wildcards.seed), study.analysed_milestone)
+    return finished_folder(run) / "manifest.json"
 
 
 def analyses_of(wildcards):
@@ -176,7 +240,9 @@ def analyses_of(wildcards):
     figure = study.figures[wildcards.figure]
     if figure.kind != "analysis":
         return []
-    return [analysis_file(RESULTS, run) for run in study.figure_runs(figure)]
+    without = left_out(wildcards.figure)
+    runs = [run for run in study.figure_runs(figure) if run not in without]
+    return [analysis_file(RESULTS, run) for run in runs]
 
 
 def previous_resume(wildcards, seeds):
@@ -213,3 +279,22 @@ def train_megabytes(agent, seeds):
     """Host memory of a training job: every lane's frame ring, and the process."""
     rings = len(seeds) * study.agents[agent].replay_capacity * FRAME_BYTES // 1_000_000
     return PROCESS_MB + rings + 500 * len(seeds)
+
+
+def say_diverged():
+    """Name the runs of this study that diverged: their jobs fail for ever, and their logs are many."""
+    if workflow.remote_exec or ALLOW_PARTIAL:
+        return
+    diverged = 0
+    for run in study.runs():
+        path = divergence_file(STATE, run)
+        record = read_divergence(path)
+        spec = spec_of(run.agent, run.variant, run.game)[1]
+        if record and record.concerns(spec, study.iterations(run.milestone)):
+            print(f"moerl: {record.describe(path, {})}", file=sys.stderr)
+            diverged += 1
+    if diverged:
+        print(
+            "moerl: `--config allow_partial=1` makes the figures without them",
+            file=sys.stderr,
+        )
