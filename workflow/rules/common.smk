@@ -25,7 +25,7 @@ from moerl.study.paths import (
     table_files,
 )
 from moerl.study.specs import canonical_json
-from moerl.study.standing import Standing, read_divergence, unfinished
+from moerl.study.standing import Standing, unfinished
 
 
 def fail(message):
@@ -184,13 +184,24 @@ def drawn(figure):
     )
 
 
+def divergence(run):
+    """The record of a run that diverged before its milestone, if it did."""
+    try:
+        return STANDING.divergence(run)
+    except UserError as error:
+        fail(error)
+
+
 @cache
 def left_out(figure):
     """The runs that a figure does without, and why; none unless partial figures are allowed."""
     if not ALLOW_PARTIAL:
         return {}
     spec = study.figures[figure]
-    without = STANDING.left_out(spec)
+    try:
+        without = STANDING.left_out(spec)
+    except UserError as error:
+        fail(error)
     total = len(study.figure_runs(spec))
     if len(without) == total:
         fail(unfinished(figure, total, without))
@@ -246,7 +257,10 @@ def analyses_of(wildcards):
 
 
 def previous_resume(wildcards, seeds):
-    """Where the pack goes on from: the resume files of the milestone before, none for the first."""
+    """Where the pack goes on from: the resume files of the milestone before, none for the first.
+
+    With a seed that diverged on the way, the pack never gets them all: its other seeds go on from the state.
+    """
     earlier = (
         study.previous_milestone(wildcards.milestone)
         if wildcards.milestone in study.milestones
@@ -255,6 +269,8 @@ def previous_resume(wildcards, seeds):
     if earlier is None:
         return []
     cell = (wildcards.agent, wildcards.variant, wildcards.game)
+    if any(divergence(Run(*cell, seed, earlier)) for seed in seeds):
+        return []
     return run_files(
         ["resume.safetensors", "actions.safetensors"], *cell, seeds, earlier
     )
@@ -282,19 +298,16 @@ def train_megabytes(agent, seeds):
 
 
 def say_diverged():
-    """Name the runs of this study that diverged: their jobs fail for ever, and their logs are many."""
+    """Name the runs of this study that diverged: their jobs always fail, and there may be many logs."""
     if workflow.remote_exec or ALLOW_PARTIAL:
         return
-    diverged = 0
-    for run in study.runs():
-        path = divergence_file(STATE, run)
-        record = read_divergence(path)
-        spec = spec_of(run.agent, run.variant, run.game)[1]
-        if record and record.concerns(spec, study.iterations(run.milestone)):
-            print(f"moerl: {record.describe(path, {})}", file=sys.stderr)
-            diverged += 1
-    if diverged:
-        print(
-            "moerl: `--config allow_partial=1` makes the figures without them",
-            file=sys.stderr,
-        )
+    records = {
+        divergence_file(STATE, run): record
+        for run in study.runs()
+        if (record := divergence(run)) is not None
+    }
+    for path, record in records.items():
+        print(f"moerl: {record.describe(path, {})}", file=sys.stderr)
+    if records:
+        advice = "`--config allow_partial=1` makes the figures without diverged runs"
+        print(f"moerl: {advice}", file=sys.stderr)

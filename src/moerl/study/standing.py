@@ -1,7 +1,7 @@
 """How the runs of a study stand: finished, diverged or missing, read from small JSON files alone.
 
-A run is finished when its manifest is there and names the spec that the study resolves to now: what
-another spec trained is never taken for it.
+A run is finished when its returns are there and its manifest names the spec that the study resolves to
+now: what another spec trained is never taken for it.
 """
 
 from __future__ import annotations
@@ -105,13 +105,19 @@ class Standing:
             folders.append(state_dir(self.state, run) / run.milestone)
         return next((folder for folder in folders if _spec_of(folder) == digest), None)
 
+    def divergence(self, run: Run) -> Divergence | None:
+        """The record of a run that diverged before its milestone; None if it did not, as far as is known."""
+        record = read_divergence(divergence_file(self.state, run)) if self.state is not None else None
+        if record is None:
+            return None
+        digest, iterations = self.study.train_spec(run.cell).digest(), self.study.iterations(run.milestone)
+        return record if record.concerns(digest, iterations) else None
+
     def why_not(self, run: Run) -> str:
         """Why a run that is not finished is not."""
+        if (record := self.divergence(run)) is not None:
+            return f"{DIVERGED} at gradient step {record.gradient_step}"
         digest = self.study.train_spec(run.cell).digest()
-        if self.state is not None:
-            record = read_divergence(divergence_file(self.state, run))
-            if record is not None and record.concerns(digest, self.study.iterations(run.milestone)):
-                return f"{DIVERGED} at gradient step {record.gradient_step}"
         return MISSING if _spec_of(run_dir(self.results, run)) in (None, digest) else OUTDATED
 
     def left_out(self, figure: FigureSpec) -> dict[Run, str]:
@@ -129,7 +135,9 @@ def unfinished(figure: str, total: int, left_out: Mapping[Run, str]) -> str:
 
 
 def _spec_of(folder: Path) -> str | None:
-    """Digest of the spec that the finished run in `folder` was trained under; None without a manifest."""
+    """Digest of the spec that the finished run in `folder` was trained under; None if there is none."""
+    if not (folder / "returns.parquet").is_file():
+        return None
     try:
         digest = json.loads((folder / "manifest.json").read_bytes())["spec_digest"]
     except (OSError, ValueError, KeyError, TypeError):  # not there, torn, or something else's
