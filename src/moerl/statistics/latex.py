@@ -18,7 +18,7 @@ _ESCAPES = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "–": "--",
 }
 ABSENT = "--"
-NAMED = 20  # games or runs named below a table; as many games as the paper's set has
+NAMED_RUNS = 6  # left-out runs named below a table; the CSV file names all
 READOUTS = {
     "last": "last iteration",
     "last_5": "mean of the last 5 iterations",
@@ -100,19 +100,25 @@ def _span(columns: int, text: str) -> str:
 
 def _remarks(table: pd.DataFrame, columns: int) -> list[str]:
     """What the numbers leave out, as rows below the table."""
-    titles = {
-        "games_left_out": "Without a human score, left out",
-        "games_without_runs": "Without any run in some cells, whose IQM is over the other games",
-        "missing_runs": "Runs left out",
-    }
-    rows = []
-    for column, title in titles.items():
-        named = table[column].dropna().astype(str) if column in table else pd.Series(dtype=str)
-        names = sorted({name for cell in named for name in cell.split("; ") if name})
-        if names:
-            more = f" and {len(names) - NAMED} more, named in the CSV file" if len(names) > NAMED else ""
-            rows.append(_span(columns, escape(f"{title}: {', '.join(names[:NAMED])}{more}.")))
-    return rows
+    told = [
+        ("Without a human score, left out", _names(table, "games_left_out")),
+        (
+            "Without any run in some cells, whose IQM is over the other games",
+            _names(table, "games_without_runs"),
+        ),
+    ]
+    runs = _names(table, "missing_runs")
+    more = [f"and {len(runs) - NAMED_RUNS} more, named in the CSV file"] if len(runs) > NAMED_RUNS else []
+    told.append((f"Partial: {len(runs)} runs left out", runs[:NAMED_RUNS] + more))
+    return [_span(columns, escape(f"{title}: {', '.join(names)}.")) for title, names in told if names]
+
+
+def _names(table: pd.DataFrame, column: str) -> list[str]:
+    """What a column names, each once. Cells without any run have no IQM, so it is over no other games."""
+    if column not in table:
+        return []
+    rows = table[table["n_games"] > 0] if column == "games_without_runs" else table
+    return sorted({name for cell in rows[column].dropna() for name in str(cell).split("; ") if name})
 
 
 def _tabular(headline: str, columns: str, header: str, body: Sequence[str], remarks: Sequence[str]) -> str:
