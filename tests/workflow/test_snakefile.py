@@ -97,6 +97,16 @@ def test_a_bad_setting_is_one_line_before_any_job(clone: Project, setting: str, 
     assert not (clone.root / "results").exists()
 
 
+def test_a_target_of_a_combination_that_does_not_exist_is_one_line(clone: Project) -> None:
+    for cell, hint in (("sac/cnn-baseline", "unknown agent 'sac'"), ("dqn/vit-baseline", "unknown variant")):
+        done = clone.run("snakemake", f"results/demo/runs/{cell}/Pong/seed0/2k/returns.parquet")
+        lines = [line for line in done.stderr.splitlines() if line.startswith("moerl: ")]
+        assert done.returncode == 2, done.stderr
+        assert len(lines) == 1, done.stderr
+        assert hint in lines[0]
+        assert "Traceback" not in done.stdout + done.stderr
+
+
 def test_a_mistake_is_reported_in_under_three_seconds_of_work(clone: Project) -> None:
     file = clone.root / "config/studies/slow.yaml"
     file.write_text("name: slow\n")
