@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from rliable import metrics
-from synthetic_study import write_runs
+from synthetic_study import write_divergence, write_runs
 
 from moerl.figures import stage
 from moerl.figures.learning import grid, learning_figure
@@ -87,15 +87,131 @@ def test_missing_runs_are_refused_or_named(make_study: Callable[..., Study], tmp
     for run in write_runs(study, "learning", tmp_path):
         if run.game == "Pong" or (run.game, run.seed) == ("AirRaid", 2):
             (run_dir(tmp_path, run) / "returns.parquet").unlink()
-    with pytest.raises(UserError, match="4 of 9 runs have no returns"):
+    with pytest.raises(UserError, match="learning: 4 of 9 runs are not finished"):
         table(study, "learning", tmp_path)
     rows = table(study, "learning", tmp_path, allow_partial=True)
     empty, short = rows[rows["panel"] == "Pong"], rows[rows["panel"] == "AirRaid"]
     assert empty["value"].isna().all()
-    assert empty["missing_runs"].tolist() == ["Pong seed 0; Pong seed 1; Pong seed 2"]
-    assert short["missing_runs"].tolist() == ["AirRaid seed 2"] * 2
+    name = "dqn cnn-baseline"
+    assert empty["missing_runs"].tolist() == ["; ".join(f"{name} Pong seed {s} (missing)" for s in range(3))]
+    assert short["missing_runs"].tolist() == [f"{name} AirRaid seed 2 (missing)"] * 2
     assert short["n_seeds"].tolist() == ["2", "2"]
+    assert rows["games_without_runs"].isna().all()  # a panel shows one game or nothing
+    with pytest.raises(UserError, match="lacks runs"):
+        table_stage.run(study, "learning", tmp_path)
     stage.run(study, "learning", tmp_path, allow_partial=True)
+    with pytest.raises(UserError, match="lacks runs"):
+        stage.run(study, "learning", tmp_path)
+    assert panel_texts(study, "learning", rows) == [["no runs"], [], []]
+
+
+def panel_texts(study: Study, figure: str, rows: pd.DataFrame) -> list[list[str]]:
+    """What is written inside each panel."""
+    with paper_style():
+        drawn = learning_figure(rows, study.figure(figure), study.agents)
+    return [[text.get_text() for text in ax.texts] for ax in drawn.axes]
+
+
+def test_left_out_runs_of_a_curve_over_games(make_study: Callable[..., Study], tmp_path: Path) -> None:
+    study = make_study(full="2M", short="2M", **PER_AGENT)
+    gone = {
+        **{("rainbow", "cnn-softmoe8", "Pong", seed): "diverged" for seed in (0, 1, 2)},
+        **{("dqn", "cnn-top1-8", game, s): "" for game in ("AirRaid", "Pong", "Breakout") for s in (0, 1, 2)},
+    }
+    for run in write_runs(study, "fig07", tmp_path):
+        if (why := gone.get((run.agent, run.variant, run.game, run.seed))) is not None:
+            (run_dir(tmp_path, run) / "returns.parquet").unlink()
+            if why:
+                write_divergence(study, run, tmp_path / "state", 9)
+    scores_stage.run(study, "fig07", tmp_path, True, tmp_path / "state")
+    table_stage.run(study, "fig07", tmp_path, True)
+    rows = pd.read_csv(table_files(tmp_path, "fig07")[0], dtype={"n_seeds": str})
+    fewer = rows[(rows["panel"] == "Rainbow") & (rows["series"] == "SoftMoE")]
+    assert set(fewer["games_without_runs"]) == {"Pong"}
+    assert set(fewer["n_games"]) == {1}
+    expected = [f"rainbow cnn-softmoe8 Pong seed {s} (diverged at gradient step 9)" for s in range(3)]
+    assert set(fewer["missing_runs"]) == {"; ".join(expected)}
+    empty = rows[(rows["panel"] == "DQN") & (rows["series"] == "Top1-MoE")]
+    assert (len(empty), empty["n_games"].item(), empty["value"].isna().item()) == (1, 0, True)
+    others = rows.drop([*fewer.index, *empty.index])
+    assert others[["missing_runs", "games_without_runs"]].isna().all(axis=None)
+    assert panel_texts(study, "fig07", rows) == [["no runs: Top1-MoE"], []]
+    assert stage.fewer_games(rows) == ["Rainbow SoftMoE without Pong"]
+    tex = table_files(tmp_path, "fig07")[1].read_text(encoding="utf-8")
+    assert "Without any run in some cells, whose IQM is over the other games: Pong." in tex
+    stage.run(study, "fig07", tmp_path, allow_partial=True)
+
+
+@pytest.mark.parametrize("figure", ["fig07", "learning"])
+def test_an_iteration_in_which_no_episode_ended(
+    figure: str, make_study: Callable[..., Study], tmp_path: Path
+) -> None:
+    settings = PER_AGENT if figure == "fig07" else PER_GAME
+    study = make_study(full="3M", short="3M", **settings)
+    for run in write_runs(study, figure, tmp_path):
+        path = run_dir(tmp_path, run) / "returns.parquet"
+        returns = pd.read_parquet(path)
+        none = (run.game == "Pong") & (returns["iteration"] == 1) & (run.variant == "cnn-baseline")
+        one = (run.game == "Pong") & (returns["iteration"] == 2) & (run.seed == 1)
+        returns["episodes"] = returns["episodes"].mask(none | one, 0)
+        returns["mean_return"] = returns["mean_return"].mask(none | one)
+        returns.to_parquet(path, index=False)
+    rows = table(study, figure, tmp_path)
+    rows = rows[(rows["series"] == "Baseline") & rows["panel"].isin(["DQN", "Pong"])].set_index("iteration")
+    scores = pd.read_parquet(scores_file(tmp_path, figure)).query(
+        "agent == 'dqn' and variant == 'cnn-baseline'"
+    )
+    if figure == "fig07":
+        assert rows["games_left_out"].tolist() == ["AirRaid", "AirRaid; Pong (no episode ended)", "AirRaid"]
+        assert rows["n_seeds"].tolist() == ["3", "3", "2-3"]
+        for iteration in (1, 2):
+            left = scores[scores["iteration"] == iteration]["human_normalised"].dropna()
+            expected = metrics.aggregate_iqm(left.to_numpy())
+            assert rows.loc[iteration, "value"] == pytest.approx(expected, rel=1e-12)
+    else:
+        assert rows["games_left_out"].fillna("").tolist() == ["", "Pong (no episode ended)", ""]
+        assert rows["n_seeds"].tolist() == ["3", "0", "2"]
+        assert rows["value"].isna().tolist() == [False, True, False]
+        left = scores.query("game == 'Pong' and iteration == 2")["mean_return"].mean()  # NaN is skipped
+        assert rows.loc[2, "value"] == pytest.approx(left)
+    stage.run(study, figure, tmp_path)
+
+
+def test_curves_without_any_finished_episode(make_study: Callable[..., Study], tmp_path: Path) -> None:
+    study = make_study(short="1M", **PER_GAME)
+    runs = write_runs(study, "learning", tmp_path)
+
+    def empty(only: str | None = None) -> None:
+        for run in runs:
+            path = run_dir(tmp_path, run) / "returns.parquet"
+            if only in (None, run.game):
+                pd.read_parquet(path).assign(episodes=0, mean_return=float("nan")).to_parquet(
+                    path, index=False
+                )
+
+    empty("Pong")
+    assert panel_texts(study, "learning", table(study, "learning", tmp_path)) == [
+        ["no episode ended"],
+        [],
+        [],
+    ]
+    empty()
+    with pytest.raises(UserError, match="no game has a run with a finished episode"):
+        table(study, "learning", tmp_path)
+
+
+def test_curves_show_evaluation_returns_where_the_study_says_so(
+    make_study: Callable[..., Study], tmp_path: Path
+) -> None:
+    study = make_study(
+        short="2M",
+        figures="{learning: {games: [Pong], score: evaluation}}",
+        extra="evaluation: {episodes: 3}",
+    )
+    for run in write_runs(study, "learning", tmp_path):
+        path = run_dir(tmp_path, run) / "returns.parquet"
+        pd.read_parquet(path).assign(mean_return=7.0).to_parquet(path.with_name("evaluations.parquet"))
+    assert table(study, "learning", tmp_path)["value"].tolist() == [7.0, 7.0]
 
 
 @pytest.mark.parametrize("figure", ["fig07", "learning"])

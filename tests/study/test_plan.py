@@ -18,9 +18,17 @@ from moerl.study.config import load_study
 from moerl.study.costs import Record, cost, read_records
 from moerl.study.errors import UserError
 from moerl.study.expansion import Run, Study
-from moerl.study.paths import RUN_FILES, figure_files, run_dir, scores_file, table_files
+from moerl.study.paths import (
+    RUN_FILES,
+    divergence_file,
+    figure_files,
+    run_dir,
+    scores_file,
+    state_dir,
+    table_files,
+)
 from moerl.study.plan import count, group, work
-from moerl.study.published import Published, differences
+from moerl.study.standing import Divergence, Standing, differences
 
 STUDIES = Path(__file__).parents[2] / "config" / "studies"
 SIZES = (1, 2, 4, 8)
@@ -112,7 +120,7 @@ def test_the_papers_counts() -> None:
 
 
 def test_the_papers_study_has_its_counts_for_the_figures_it_lists(paper: Study, tmp_path: Path) -> None:
-    figures = {row["figure"]: row for row in make_plan(paper, [], tmp_path)["figures"]}
+    figures = {row["figure"]: row for row in make_plan(Standing(paper, tmp_path), [])["figures"]}
     expected = {"fig01": (2400, 2400), "fig07": (600, 600), "fig10": (45, 0), "fig12": (780, 780)}
     expected["fig16"] = (780, 520)
     assert {n: (figures[n]["runs"], figures[n]["new_runs"]) for n in expected} == expected
@@ -138,44 +146,107 @@ def publish(study: Study, results: Path, run: Run, digest: str | None = None) ->
 
 def test_what_is_done_is_not_planned_again(paper: Study, tmp_path: Path) -> None:
     names = ["fig01", "fig10"]
-    before = work(paper, names, tmp_path)
+    before = work(Standing(paper, tmp_path), names)
     cell = [("dqn", "impala-baseline", "Pong", seed) for seed in paper.seeds]
     for key in cell:
         publish(paper, tmp_path, Run(*key, "50M"))
-    after = work(paper, names, tmp_path)["fig01"]
+    after = work(Standing(paper, tmp_path), names)["fig01"]
     assert after.train_jobs == before["fig01"].train_jobs - 1
     assert sum(after.steps.values()) == sum(before["fig01"].steps.values()) - 5 * 12_500_000
     assert after.done == 0  # Fig 1 wants 200M
     for key in cell[1:]:
         publish(paper, tmp_path, Run(*key, "200M"))
-    after = work(paper, names, tmp_path)["fig01"]
+    after = work(Standing(paper, tmp_path), names)["fig01"]
     assert after.done == 4
     assert after.train_jobs == before["fig01"].train_jobs - 1  # one seed of the pack is left
     assert sum(after.steps.values()) == sum(before["fig01"].steps.values()) - 5 * 50_000_000 + 37_500_000
     for path in (scores_file(tmp_path, "fig01"), table_files(tmp_path, "fig01")[0]):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    assert work(paper, ["fig01"], tmp_path)["fig01"].other_jobs == 1
+    assert work(Standing(paper, tmp_path), ["fig01"])["fig01"].other_jobs == 1
     assert figure_files(tmp_path, "fig01")
 
 
 def test_what_was_trained_under_another_spec_is_not_done(paper: Study, tmp_path: Path) -> None:
     run = Run("dqn", "impala-baseline", "Pong", 0, "200M")
     folder = publish(paper, tmp_path, run)
-    assert Published(paper, tmp_path).finished(run)
+    assert Standing(paper, tmp_path).published(run)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["spec"]["hyper"]["learning_rate"] = 0.1
     manifest["spec_digest"] = "0" * 16
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    published = Published(paper, tmp_path)
-    assert not published.finished(run)
-    assert published.outdated(run) == "params have changed: hyper.learning_rate 0.1 → 6.25e-05"
-    assert work(paper, ["fig01"], tmp_path)["fig01"].done == 0
+    standing = Standing(paper, tmp_path)
+    assert not standing.published(run)
+    assert standing.outdated(run) == "params have changed: hyper.learning_rate 0.1 → 6.25e-05"
+    assert work(Standing(paper, tmp_path), ["fig01"])["fig01"].done == 0
     (folder / "losses.parquet").unlink()
-    assert published.outdated(run) == "missing output files: losses.parquet"
+    assert standing.outdated(run) == "missing output files: losses.parquet"
     (folder / "losses.parquet").touch()
     (folder / "manifest.json").write_text("{torn")
-    assert "cannot be read" in str(published.outdated(run))
+    assert "cannot be read" in str(standing.outdated(run))
+
+
+def diverge(study: Study, state: Path, run: Run, iteration: int) -> None:
+    """Leave the record of a run that diverged."""
+    record = Divergence(
+        run=run.name,
+        spec=study.train_spec(run.cell).digest(),
+        problem="loss nan at gradient step 7",
+        gradient_step=7,
+        agent_step=28,
+        frame=112,
+        iteration=iteration,
+        checkpoint=None,
+        checkpoint_agent_step=None,
+        versions={},
+    )
+    path = divergence_file(state, run)
+    path.parent.mkdir(parents=True)
+    path.write_text(record.model_dump_json())
+
+
+def test_what_diverged_is_not_planned_to_be_trained(paper: Study, tmp_path: Path) -> None:
+    standing = Standing(paper, tmp_path / "results", tmp_path / "state")
+    early, late = (Run("dqn", "impala-baseline", "Pong", seed, "200M") for seed in (0, 1))
+    before = work(standing, ["fig01"])["fig01"]
+    diverge(paper, tmp_path / "state", early, iteration=0)
+    diverge(paper, tmp_path / "state", late, iteration=60)  # after 50M frames
+    after = work(standing, ["fig01"])["fig01"]
+    assert (after.done, after.diverged) == (0, 2)
+    assert after.train_jobs == before.train_jobs  # they are tried all the same, with the other seeds
+    assert sum(before.steps.values()) - sum(after.steps.values()) == 50_000_000 + 37_500_000
+    assert after.published[early.cell] == {"50M": 20 * 5 - 1 - 19 * 5, "200M": 20 * 5 - 2 - 19 * 5}
+    plan = make_plan(standing, ["fig01"])
+    assert (plan["figures"][0]["diverged"], plan["total"]["diverged"]) == (2, 2)
+    console = Console(width=200)
+    with console.capture() as said:
+        print_plan(plan, console)
+    assert "Diverged: 2 (moerl status names them)" in said.get()
+    assert work(Standing(paper, tmp_path / "results"), ["fig01"])["fig01"].diverged == 0
+
+
+def test_what_the_state_keeps_is_published_again_without_training(paper: Study, tmp_path: Path) -> None:
+    standing = Standing(paper, tmp_path / "results", tmp_path / "state")
+    before = work(standing, ["fig10"])["fig10"]
+    run = Run("rainbow", "impala-baseline", "Pong", 0, "50M")
+    publish(paper, tmp_path / "other", run).rename(make_parent(state_dir(tmp_path / "state", run) / "50M"))
+    after = work(standing, ["fig10"])["fig10"]
+    assert (after.done, after.train_jobs) == (0, before.train_jobs)
+    assert sum(before.steps.values()) - sum(after.steps.values()) == 12_500_000
+
+
+def make_parent(path: Path) -> Path:
+    """`path`, in a folder that is there."""
+    path.parent.mkdir(parents=True)
+    return path
+
+
+def test_evaluations_are_said_to_come_on_top(tmp_path: Path) -> None:
+    study = load_study(STUDIES / "atari100k.yaml")
+    console = Console(width=200)
+    with console.capture() as said:
+        print_plan(make_plan(Standing(study, tmp_path), ["atari100k_cnn"]), console)
+    assert "evaluation games come on top" in said.get()
 
 
 def test_differences_name_every_value() -> None:
@@ -218,7 +289,7 @@ def test_hours_add_up_and_say_what_they_rest_on(paper: Study, tmp_path: Path) ->
     (tmp_path / "throughput.json").write_text(
         json.dumps([{"agent": "dqn", "variant": "cnn-baseline", **fields, **gpu}])
     )
-    plan = make_plan(paper, ["fig07"], tmp_path, tmp_path)
+    plan = make_plan(Standing(paper, tmp_path), ["fig07"], tmp_path)
     row = plan["figures"][0]
     # 0.36 ms per agent step: 5 hours per 50M agent steps, 100 runs of each of six cells.
     assert row["gpu_hours"]["measured"] == pytest.approx(500)
@@ -237,7 +308,7 @@ def test_hours_add_up_and_say_what_they_rest_on(paper: Study, tmp_path: Path) ->
 
 
 def test_disk_is_checkpoints_actions_and_snapshots(paper: Study, tmp_path: Path) -> None:
-    plan = make_plan(paper, ["fig12"], tmp_path)["figures"][0]
+    plan = make_plan(Standing(paper, tmp_path), ["fig12"])["figures"][0]
     known = Sizes(BENCHMARKS / "parameters.json")
     expected = 0
     for run in paper.figure_runs(paper.figure("fig12")):
@@ -246,7 +317,7 @@ def test_disk_is_checkpoints_actions_and_snapshots(paper: Study, tmp_path: Path)
         expected += 16 * size.parameters(paper.games[run.game].num_actions) + 12_500_000
         expected += 4_000_000 if run.agent == "der" else 0  # priorities
     assert plan["disk_bytes"] == expected
-    analysed = make_plan(paper, ["fig10"], tmp_path)["figures"][0]["disk_bytes"]
+    analysed = make_plan(Standing(paper, tmp_path), ["fig10"])["figures"][0]["disk_bytes"]
     assert analysed > 45 * 10 * 4 * 32 * 2 * 4 * 84 * 84  # ten snapshots of four batches each
 
 

@@ -22,7 +22,8 @@ from moerl.study.config import load_study
 from moerl.study.errors import UserError
 from moerl.study.expansion import Run, Study
 from moerl.study.heartbeat import Beat
-from moerl.study.paths import RUN_FILES, run_dir, state_dir, train_log
+from moerl.study.paths import RUN_FILES, divergence_file, run_dir, state_dir, train_log
+from moerl.study.standing import Divergence
 from moerl.study.status import KEPT, Folders, RunStatus, run_statuses, study_runs
 
 STUDIES = Path(__file__).parents[2] / "config" / "studies"
@@ -187,10 +188,62 @@ def test_on_another_host_silence_is_the_end(
     assert of(paper, folders).state == state
 
 
-def test_a_diverged_run_says_where(paper: Study, folders: Folders) -> None:
-    why = "dqn impala-baseline Pong seed 0: diverged, loss nan at gradient step 37"
-    beat(paper, folders, RUN, phase="failed", reason=why)
-    assert (of(paper, folders).state, of(paper, folders).reason) == ("failed", why)
+def diverge(study: Study, folders: Folders, run: Run, iteration: int = 0) -> Path:
+    """Leave the record of a run that diverged."""
+    record = Divergence(
+        run=run.name,
+        spec=study.train_spec(run.cell).digest(),
+        problem="loss nan at gradient step 37",
+        gradient_step=37,
+        agent_step=148,
+        frame=592,
+        iteration=iteration,
+        checkpoint=None,
+        checkpoint_agent_step=None,
+        versions={},
+    )
+    path = divergence_file(folders.state, run)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(record.model_dump_json())
+    return path
+
+
+def test_a_diverged_run_says_where_whatever_its_heartbeat(
+    paper: Study, folders: Folders, trainer: int
+) -> None:
+    record = diverge(paper, folders, RUN)
+    log = train_log(folders.logs, replace(RUN, milestone="50M"), paper.packs[0])
+    log.parent.mkdir(parents=True)
+    log.touch()
+    beat(paper, folders, replace(RUN, milestone="50M"), pid=trainer)  # of the other seeds' job
+    found = of(paper, folders)
+    assert (found.state, found.frames, found.log) == ("failed", 592, log)
+    assert found.reason.startswith("dqn impala-baseline Pong seed 0: diverged, loss nan at gradient step 37")
+    assert f"delete {record} to try again" in found.reason
+    publish(paper, folders, RUN)
+    assert of(paper, folders).state == "done"
+
+
+def test_a_divergence_beyond_what_is_asked_for_is_none(paper: Study, folders: Folders) -> None:
+    run = Run("rainbow", "impala-baseline", "Pong", 0, "50M")
+    diverge(paper, folders, run, iteration=60)
+    (found,) = (s for s in run_statuses(paper, folders, NOW, ["fig10"]) if s.run == run)
+    assert found.state == "missing"
+    publish(paper, folders, run)
+    found = of(paper, folders, replace(run, milestone="200M"))
+    assert (found.state, found.frames) == ("failed", 592)
+
+
+def test_the_divergence_of_another_spec_is_forgotten(paper: Study, folders: Folders) -> None:
+    diverge(paper, folders, RUN)
+    changed = paper.agents | {"dqn": paper.agents["dqn"].model_copy(update={"gamma": 0.9})}
+    assert of(replace(paper, agents=changed), folders).state == "missing"
+
+
+def test_a_torn_record_is_named(paper: Study, folders: Folders) -> None:
+    diverge(paper, folders, RUN).write_text("{")
+    with pytest.raises(UserError, match=r"diverged\.json: not a record of a divergence"):
+        of(paper, folders)
 
 
 def test_left_early_is_paused(paper: Study, folders: Folders) -> None:
@@ -230,8 +283,8 @@ class Lane:
         self.seed, self.agent_steps = seed, agent_steps
 
 
-def states(tmp_path: Path) -> list[Path]:
-    return [tmp_path / f"seed{seed}" / "2M" for seed in (0, 1)]
+def states(tmp_path: Path) -> dict[int, Path]:
+    return {seed: tmp_path / f"seed{seed}" / "2M" for seed in (0, 1)}
 
 
 def read(state: Path) -> Beat:
@@ -240,43 +293,77 @@ def read(state: Path) -> Beat:
     return found
 
 
-def test_heartbeats_from_start_to_divergence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def finish(state: Path, digest: str = "digest") -> None:
+    """Leave what training keeps of a run that it has published."""
+    (state / "returns.parquet").touch()
+    (state / "manifest.json").write_text(json.dumps({"spec_digest": digest}))
+
+
+def test_heartbeats_from_start_to_failure(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    zero, one = states(tmp_path).values()
     beats = Heartbeat(states(tmp_path), 2_000_000, "digest")
     beats.starting()
-    assert [read(s).phase for s in states(tmp_path)] == ["starting"] * 2
+    assert [read(s).phase for s in (zero, one)] == ["starting"] * 2
     caplog.set_level("INFO")
     beats([Lane(0, 100), Lane(1, 200)], 500.0)  # type: ignore[list-item]
-    assert [(read(s).frames, read(s).frames_per_second) for s in states(tmp_path)] == [(400, 250), (800, 250)]
+    assert [(read(s).frames, read(s).frames_per_second) for s in (zero, one)] == [(400, 250), (800, 250)]
     assert "seed 0: 400, seed 1: 800; 500 frames/s in all" in caplog.text
-    assert read(states(tmp_path)[0]).pid == os.getpid()
-    (states(tmp_path)[0] / "resume.safetensors").touch()  # seed 0 finishes
-    beats.failed("dqn x Pong seed 1: diverged, loss nan at gradient step 3")
-    assert heartbeat.read(states(tmp_path)[0]) is None
-    last = read(states(tmp_path)[1])
+    assert read(zero).pid == os.getpid()
+    finish(zero)
+    beats.failed("dqn x Pong seed 1: the disk is full")
+    assert heartbeat.read(zero) is None
+    last = read(one)
     assert (last.phase, last.frames, last.spec) == ("failed", 800, "digest")
-    assert "seed 1: diverged" in last.reason
+    assert last.reason == "dqn x Pong seed 1: the disk is full"
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_the_other_seeds_of_a_failed_job_say_whose_fault_it_was(tmp_path: Path) -> None:
-    beats = Heartbeat(states(tmp_path), 2_000_000)
+def test_a_run_that_is_no_longer_in_training_has_no_heartbeat(tmp_path: Path) -> None:
+    zero, one = states(tmp_path).values()
+    beats = Heartbeat(states(tmp_path), 2_000_000, "digest")
     beats.starting()
-    beats.failed("dqn x Pong seed 1: diverged")
-    assert read(states(tmp_path)[0]).reason == "its job ended: dqn x Pong seed 1: diverged"
+    beats([Lane(1, 200)], 500.0)  # type: ignore[list-item]  # seed 0 is published, or diverged
+    assert heartbeat.read(zero) is None
+    assert read(one).frames_per_second == 500
     beats.left("saved and left")
-    assert [read(s).phase for s in states(tmp_path)] == ["saved", "saved"]
+    assert heartbeat.read(zero) is None
+    assert read(one).phase == "saved"
+
+
+def test_a_bar_counts_what_is_no_longer_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    beats = Heartbeat(states(tmp_path), 2_000, "digest")
+    beats([Lane(0, 400), Lane(1, 200)], 500.0)  # type: ignore[list-item]
+    assert (beats._bar.total, beats._bar.n) == (4_000, 2_400)
+    beats([Lane(1, 300)], 500.0)  # type: ignore[list-item]
+    assert beats._bar.n == 3_200
+    beats.done()
+    assert not list(tmp_path.rglob("progress.json"))
+
+
+def test_the_other_seeds_of_a_failed_job_say_whose_fault_it_was(tmp_path: Path) -> None:
+    zero, one = states(tmp_path).values()
+    beats = Heartbeat(states(tmp_path), 2_000_000, "digest")
+    beats.starting()
+    beats.failed("dqn x Pong seed 1: damaged")
+    assert read(zero).reason == "its job ended: dqn x Pong seed 1: damaged"
+    assert read(one).reason == "dqn x Pong seed 1: damaged"
+    finish(zero, "of another spec")
+    beats.left("saved and left")
+    assert [read(s).phase for s in (zero, one)] == ["saved", "saved"]
     beats.done()
     assert not list(tmp_path.rglob("progress.json"))
 
 
 def test_a_second_trainer_leaves_the_first_ones_heartbeat_alone(tmp_path: Path, trainer: int) -> None:
+    zero = states(tmp_path)[0]
     Heartbeat(states(tmp_path), 2_000_000, "digest").starting()
-    file = states(tmp_path)[0] / heartbeat.NAME
+    file = zero / heartbeat.NAME
     file.write_text(file.read_text().replace(f'"pid":{os.getpid()}', f'"pid":{trainer}'))
     second = Heartbeat(states(tmp_path), 2_000_000, "digest")
     second.starting()
     second.failed("another process is training this run")
-    assert (read(states(tmp_path)[0]).pid, read(states(tmp_path)[0]).phase) == (trainer, "starting")
+    assert (read(zero).pid, read(zero).phase) == (trainer, "starting")
 
 
 # --- What the user sees. ---

@@ -23,6 +23,7 @@ from moerl.cli.plan import make_plan, readable_bytes
 from moerl.study.config import read_yaml
 from moerl.study.errors import UserError
 from moerl.study.expansion import Study
+from moerl.study.standing import Standing
 
 CHECKOUT = Path(__file__).parents[3]
 MARKS = {"ok": ("✓", "green"), "absent": ("–", "dim"), "problem": ("✗", "bold red")}
@@ -214,7 +215,7 @@ def disk(study: Study, results: Path) -> Finding:
     place = next(p for p in (results, *results.absolute().parents) if p.is_dir())
     free = shutil.disk_usage(place).free
     try:
-        needed = make_plan(study, [], results)["total"]["disk_bytes"]
+        needed = make_plan(Standing(study, results), [])["total"]["disk_bytes"]
     except UserError as error:
         return Finding("disk", "problem", str(error), "mend the benchmark records")
     still = f"the study {study.name} still needs {readable_bytes(needed)}"

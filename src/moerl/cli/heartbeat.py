@@ -5,69 +5,70 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tqdm import tqdm
 
 from moerl.study import heartbeat
 from moerl.study.specs import FRAMES_PER_STEP
+from moerl.study.standing import finished_spec
 
 if TYPE_CHECKING:
     from moerl.training.lane import Lane
 
 log = logging.getLogger(__name__)
 
-FINISHED, UNFINISHED = "resume.safetensors", "current.safetensors"
-"""Checkpoints in a run's state folder: once it is trained to the milestone, and before."""
-
 
 class Heartbeat:
-    """The heartbeats of the runs of one job, in the order of its seeds."""
+    """The heartbeats of the runs of one job.
 
-    def __init__(self, states: Sequence[Path], target_frames: int, spec: str = "") -> None:
+    A run that is published, or whose divergence is on record, has none: the files say how it stands.
+    """
+
+    def __init__(self, states: Mapping[int, Path], target_frames: int, spec: str = "") -> None:
         """Nothing is written yet.
 
         Args:
-            states: The runs' state folders for the milestone.
+            states: Seed → the run's state folder for the milestone.
             target_frames: How long the milestone is.
             spec: Digest of what is trained.
         """
-        self._spec = spec
-        self._states, self._target = list(states), target_frames
-        self._frames: list[int | None] = [None] * len(self._states)
-        self._started = time.time()
-        self._mine = [True] * len(self._states)
+        self._states, self._target, self._spec = dict(states), target_frames, spec
+        self._frames: dict[int, int | None] = dict.fromkeys(self._states)
+        """Seeds in training, as far as is known → their frames."""
         self._bar: Any = None
 
     def starting(self) -> None:
         """Announce the job before it compiles and replays; a run that another process trains is left be."""
-        for i, state in enumerate(self._states):
+        now = time.time()
+        for seed, state in self._states.items():
             known = heartbeat.read(state)
-            self._mine[i] = known is None or not known.alive(self._started)
-            if self._mine[i]:
+            if known is not None and known.alive(now):
+                del self._frames[seed]
+            else:
                 heartbeat.write(state, self._spec, "starting", None, self._target)
 
     def __call__(self, lanes: Sequence[Lane], frames_per_second: float) -> None:
-        """Report the lanes of the job; the rate is this process's, over all of them."""
-        self._frames = [lane.agent_steps * FRAMES_PER_STEP for lane in lanes]
+        """Report the lanes still in training; the rate is this process's, over all of them."""
+        self._frames = {lane.seed: lane.agent_steps * FRAMES_PER_STEP for lane in lanes}
         rate = round(frames_per_second / len(lanes), 1)
-        for state, frames in zip(self._states, self._frames, strict=True):
-            if self._finished(state):
-                (state / heartbeat.NAME).unlink(missing_ok=True)
+        for seed, state in self._states.items():
+            if seed in self._frames:
+                heartbeat.write(state, self._spec, "running", self._frames[seed], self._target, rate)
             else:
-                heartbeat.write(state, self._spec, "running", frames, self._target, rate)
+                (state / heartbeat.NAME).unlink(missing_ok=True)
         if sys.stderr.isatty():
-            self._show(sum(lane.agent_steps * FRAMES_PER_STEP for lane in lanes))
+            self._show()
             return
         done = ", ".join(f"seed {lane.seed}: {lane.agent_steps * FRAMES_PER_STEP:,}" for lane in lanes)
         log.info("frames of %s — %s; %.0f frames/s in all", f"{self._target:,}", done, frames_per_second)
 
     def done(self) -> None:
-        """Every run is published: nothing more to say."""
+        """Every run is published, or its divergence on record: nothing more to say."""
         self._close()
-        for state in self._states:
+        for state in self._states.values():
             (state / heartbeat.NAME).unlink(missing_ok=True)
 
     def left(self, reason: str) -> None:
@@ -78,24 +79,22 @@ class Heartbeat:
         """The job failed."""
         self._end("failed", reason)
 
-    def _end(self, phase: Any, reason: str) -> None:
+    def _end(self, phase: Literal["saved", "failed"], reason: str) -> None:
+        """Leave the reason with every run in training, but for those finished since the last report."""
         self._close()
-        for state, frames, mine in zip(self._states, self._frames, self._mine, strict=True):
-            name = state.parent.name.replace("seed", "seed ")
-            concerned = len(self._states) == 1 or f"{name}:" in reason or phase == "saved"
-            kept = (state / FINISHED).is_file() and not (state / UNFINISHED).is_file()
-            if self._finished(state) or (kept and not concerned):
+        for seed, frames in self._frames.items():
+            state = self._states[seed]
+            own = phase == "failed" and (len(self._states) == 1 or f"seed {seed}:" in reason)
+            if finished_spec(state) == self._spec and not own:
                 (state / heartbeat.NAME).unlink(missing_ok=True)
-            elif mine:
-                said = reason if concerned else f"its job ended: {reason}"
-                heartbeat.write(state, self._spec, phase, frames, self._target, reason=said)
+                continue
+            said = reason if own or phase == "saved" else f"its job ended: {reason}"
+            heartbeat.write(state, self._spec, phase, frames, self._target, reason=said)
 
-    def _finished(self, state: Path) -> bool:
-        """Whether this job trained the run to its end."""
-        path = state / FINISHED
-        return path.is_file() and path.stat().st_mtime >= self._started - 1.0
-
-    def _show(self, frames: int) -> None:
+    def _show(self) -> None:
+        """Bring the bar up to date: a run that is no longer in training has nothing left to do."""
+        gone = len(self._states) - len(self._frames)
+        frames = self._target * gone + sum(known or 0 for known in self._frames.values())
         if self._bar is None:
             total = self._target * len(self._states)
             self._bar = tqdm(total=total, initial=frames, unit=" frames", unit_scale=True, leave=False)

@@ -17,6 +17,8 @@ from moerl.study.costs import Cost, Device, cost, read_records
 from moerl.study.expansion import Cell, Study
 from moerl.study.plan import Work, group, work
 from moerl.study.specs import STACK_SIZE, AgentSpec, Replay
+from moerl.study.standing import Standing
+from moerl.study.status import study_runs
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks" / "results"
 DEVICES: tuple[Device, ...] = ("gpu", "cpu")
@@ -112,12 +114,14 @@ class Estimator:
         return _BYTES_PER_PARAMETER * parameters + priorities + actions + snapshots
 
 
-def make_plan(
-    study: Study, figures: Sequence[str], results: Path, benchmarks: Path = BENCHMARKS
-) -> dict[str, Any]:
-    """The plan as plain data, for `--json` and for the table. Raises UserError on an unknown figure."""
+def make_plan(standing: Standing, figures: Sequence[str], benchmarks: Path = BENCHMARKS) -> dict[str, Any]:
+    """The plan as plain data, for `--json` and for the table.
+
+    Raises UserError on an unknown figure, or a record of a divergence that cannot be read.
+    """
+    study = standing.study
     names = list(figures) or list(study.figures)
-    left = work(study, names, results)
+    left = work(standing, names)
     estimator = Estimator(study, benchmarks / "throughput.json", benchmarks / "parameters.json")
     rows = [_row(name, left[name], estimator.estimate(left[name])) for name in names]
     runs = {name: study.figure_runs(study.figure(name)) for name in names}
@@ -133,10 +137,16 @@ def make_plan(
             if len(known) == len(parts)
             else None
         )
+    longest = study_runs(study, names)
+    total["done"] = sum(standing.published(run) for run in longest)
+    total["diverged"] = sum(
+        standing.divergence(run) is not None for run in longest if not standing.published(run)
+    )
     return {
         "study": study.name,
         "figures": rows,
-        "total": total | {"done": _distinct_done(study, names, results)},
+        "total": total,
+        "evaluation": study.evaluation is not None,
         "runs_by_kind": group(runs, study.milestones),
         "basis": [
             {"record": record, **{kind: sorted(cells) for kind, cells in rests.items()}}
@@ -158,6 +168,7 @@ def _row(name: str, left: Work, estimate: Estimate) -> dict[str, Any]:
         "runs": left.counted.runs,
         "new_runs": left.counted.new,
         "done": left.done,
+        "diverged": left.diverged,
         "train_jobs": left.train_jobs,
         "analyse_jobs": left.analyse_jobs,
         "jobs": left.jobs,
@@ -182,6 +193,11 @@ def print_plan(plan: dict[str, Any], console: Console) -> None:
     kinds = "; ".join(f"{runs:,} {kind} frames" for kind, runs in plan["runs_by_kind"].items())
     console.print(f"Distinct runs: {kinds}.", highlight=False)
     console.print("A figure counts only what the figures above it do not do already.", highlight=False)
+    if total["diverged"]:
+        said = f"Diverged: {total['diverged']:,} (moerl status names them). Their jobs fail at once"
+        console.print(f"{said}; `--config allow_partial=1` makes the figures without them.", highlight=False)
+    if plan["evaluation"]:
+        console.print("Hours are those of training: evaluation games come on top.", highlight=False)
     for device in DEVICES:
         if total[f"{device}_hours"] is None:
             unit = device.upper()
@@ -218,19 +234,6 @@ def readable_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if count >= 100 or unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     raise AssertionError
-
-
-def _distinct_done(study: Study, names: Sequence[str], results: Path) -> int:
-    """Distinct finished runs, each as far as some figure of the list needs it."""
-    from moerl.study.published import Published
-
-    published = Published(study, results)
-    runs = dict.fromkeys(run for name in names for run in study.figure_runs(study.figure(name)))
-    longest: dict[tuple[Cell, int], str] = {}
-    for run in runs:
-        key = run.cell, run.seed
-        longest[key] = max(longest.get(key, run.milestone), run.milestone, key=lambda m: study.milestones[m])
-    return sum(published.finished(run) for run in runs if longest[run.cell, run.seed] == run.milestone)
 
 
 def to_json(plan: dict[str, Any]) -> str:

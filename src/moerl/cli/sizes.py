@@ -47,9 +47,9 @@ class Sizes:
 
 def counted(agent: AgentSpec, network: NetworkSpec) -> Size:
     """The size of a network from its shapes; imports JAX."""
-    from moerl.networks.facts import count_parameters
+    from moerl.networks.counts import parameter_counts
 
-    few, many = (count_parameters(network, agent.head, actions) for actions in ACTIONS)
+    few, many = (sum(parameter_counts(network, actions, agent.head).values()) for actions in ACTIONS)
     per_action, rest = divmod(many - few, ACTIONS[1] - ACTIONS[0])
     assert rest == 0, "parameters grow linearly with actions"
     return Size(few - ACTIONS[0] * per_action, per_action)

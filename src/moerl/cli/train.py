@@ -84,6 +84,7 @@ def train_job(study: Study, job: TrainJob, expect_spec: str | None) -> None:
     configure_jax(spec.cpu_threads)
     from moerl.cli.main import EXIT_LEFT_EARLY
     from moerl.training.checkpoint import RunFolders
+    from moerl.training.lane import DivergedError
     from moerl.training.online import LeftEarlyError, Options, train
 
     runs = [Run(spec.agent, spec.variant, spec.game, seed, job.milestone) for seed in job.seeds]
@@ -92,7 +93,7 @@ def train_job(study: Study, job: TrainJob, expect_spec: str | None) -> None:
         for run in runs
     }
     options = Options(job.save_every_seconds, job.deadline_seconds)
-    states = [folder.state for folder in folders.values()]
+    states = {seed: folder.state for seed, folder in folders.items()}
     heartbeat = Heartbeat(states, study.milestones[job.milestone], spec.digest())
     heartbeat.starting()
     try:
@@ -101,6 +102,9 @@ def train_job(study: Study, job: TrainJob, expect_spec: str | None) -> None:
         heartbeat.left(str(left))
         log.info("%s", left)
         sys.exit(EXIT_LEFT_EARLY)
+    except DivergedError:
+        heartbeat.done()  # the other seeds are published, and why this one is not is on record
+        raise
     except BaseException as error:
         known = isinstance(error, UserError | FailureError)
         heartbeat.failed(str(error) if known else f"{type(error).__name__}: {error}")

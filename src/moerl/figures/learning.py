@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from moerl.figures.curves import band_curve, frames_axis, from_zero, ticks
-from moerl.figures.notes import absent_panel
-from moerl.figures.style import COLUMN, PAGE, SeriesStyle, styles
-from moerl.study.figures import FigureSpec
+from moerl.figures.notes import absent_curves, absent_panel
+from moerl.figures.style import COLUMN, NO_RUNS, PAGE, SeriesStyle, styles
+from moerl.study.figures import NO_EPISODE, FigureSpec
 
 _WIDE = 2.0  # inches: height of a row of one or two panels
 _NARROW = 1.3  # inches: height of a row of a grid
@@ -38,14 +38,16 @@ def learning_figure(table: pd.DataFrame, spec: FigureSpec, agents: Collection[st
     unit, label = frames_axis(table["frame"].max())
     for place, (ax, title) in enumerate(zip(axes, titles, strict=False)):
         ax.set_title(title, fontweight="bold", fontsize=size)
-        points = table[(table["panel"] == title) & table["value"].notna()]
+        mine = table[table["panel"] == title]
+        points = mine[mine["value"].notna()]
         if title in absent or points.empty:
-            absent_panel(ax, "not in this study" if title in absent else _nothing(table, title))
+            absent_panel(ax, "not in this study" if title in absent else _why_empty(mine))
             continue
         panel_curves(ax, points, looks, unit)
         if spec.measure == "iqm" and points["value"].min() >= 0:
             from_zero(ax)
         ticks(ax, table["frame"].max() / unit)
+        _say_absent(ax, mine, list(looks))
         if place >= len(titles) - columns:
             ax.set_xlabel(label, fontsize=size)
         if place % columns == 0:
@@ -82,7 +84,20 @@ def panel_curves(ax: Axes, points: pd.DataFrame, looks: Mapping[str, SeriesStyle
     return ax
 
 
-def _nothing(table: pd.DataFrame, title: str) -> str:
-    """Why a panel that belongs to the study has no points."""
-    unscored = table.loc[table["panel"] == title, "games_left_out"].notna().any()
-    return "no human score" if unscored else "no run finished"
+def _say_absent(ax: Axes, rows: pd.DataFrame, series: Sequence[str]) -> None:
+    """Name the series that have no point in a panel, and why."""
+    remarks: dict[str, list[str]] = {}
+    for name in series:
+        mine = rows[rows["series"] == name]
+        if mine["value"].isna().all():
+            remarks.setdefault(_why_empty(mine), []).append(name)
+    if remarks:
+        absent_curves(ax, [f"{why}: {', '.join(names)}" for why, names in remarks.items()])
+
+
+def _why_empty(rows: pd.DataFrame) -> str:
+    """Why rows that belong to the study have no value."""
+    games = {name for cell in rows["games_left_out"].dropna() for name in cell.split("; ")}
+    if not games:
+        return NO_RUNS
+    return "no human score" if any(not name.endswith(NO_EPISODE) for name in games) else "no episode ended"

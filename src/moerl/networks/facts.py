@@ -1,4 +1,4 @@
-"""What the paper reports of its networks, read off the networks themselves: Table 4, and sizes."""
+"""What the paper reports of its encoders (Table 4), read off the encoders themselves."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from moerl.networks.encoders import IMPALA_CHANNELS, NATURE_LAYERS, build_encoder
-from moerl.networks.q_network import build_network
-from moerl.study.specs import Encoder, HeadSpec, NetworkSpec
+from moerl.study.specs import Encoder, Module, NetworkSpec
 
 IMAGE = (84, 84, 4)
 
@@ -15,7 +14,8 @@ IMAGE = (84, 84, 4)
 def encoder_facts(encoder: Encoder) -> dict[str, int | str]:
     """Fact by name: channels, filters, strides, convolutions, padding, feature map, parameters."""
     image = jnp.zeros(IMAGE)
-    features, variables = jax.eval_shape(build_encoder(encoder).init_with_output, jax.random.key(0), image)
+    module = build_encoder(NetworkSpec(encoder=encoder, module=Module.BASELINE))
+    features, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), image)
     leaves = jax.tree.leaves(variables)
     kernels = [leaf.shape for leaf in leaves if len(leaf.shape) == 4]
     match encoder:
@@ -34,11 +34,3 @@ def encoder_facts(encoder: Encoder) -> dict[str, int | str]:
         "grid": "×".join(map(str, features.shape)),
         "parameters": sum(leaf.size for leaf in leaves),
     }
-
-
-def count_parameters(network: NetworkSpec, head: HeadSpec, num_actions: int) -> int:
-    """Trainable numbers of a Q-network, both μ and σ of noisy layers included. Computes shapes only."""
-    shapes = jax.eval_shape(
-        build_network(network, num_actions, head).init, jax.random.key(0), jnp.zeros(IMAGE, jnp.uint8)
-    )
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes))

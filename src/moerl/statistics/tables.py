@@ -6,14 +6,15 @@ Every row says what it rests on: games, seeds, games left out, and runs that are
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from moerl.statistics.iqm import BAR_REPETITIONS, CURVE_REPETITIONS, iqm_estimate, mean_estimate
+from moerl.statistics.iqm import BAR_REPETITIONS, CURVE_REPETITIONS, Scores, iqm_estimate, mean_estimate
 from moerl.study.errors import UserError
-from moerl.study.figures import Measure
+from moerl.study.figures import NO_EPISODE, Measure
 from moerl.study.long_step import long_step
 
 BAR_COLUMNS = (
@@ -28,6 +29,7 @@ BAR_COLUMNS = (
     "n_games",
     "n_seeds",
     "games_left_out",
+    "games_without_runs",
     "missing_runs",
 )
 ANALYSIS_COLUMNS = (
@@ -53,6 +55,7 @@ CURVE_COLUMNS = (
     "n_games",
     "n_seeds",
     "games_left_out",
+    "games_without_runs",
     "missing_runs",
 )
 LAST_ITERATIONS = 5  # of the robust read-out (method 1.0)
@@ -62,7 +65,8 @@ LAST_ITERATIONS = 5  # of the robust read-out (method 1.0)
 _BOOTSTRAP_SEED = 2402_08609
 
 Missing = Mapping[tuple[Any, ...], Sequence[str]]
-"""Key of a row's cell → the runs it lacks, in words."""
+"""Key of a row's cell → what it lacks (runs, or games), in words."""
+_NOTHING: Missing = MappingProxyType({})
 
 
 def readouts(iterations: int, iteration_frames: int, early_frames: int | None) -> dict[str, tuple[int, int]]:
@@ -88,24 +92,18 @@ def readouts(iterations: int, iteration_frames: int, early_frames: int | None) -
 def bar_row(scores: pd.DataFrame, window: tuple[int, int]) -> dict[str, Any]:
     """IQM, interval and provenance of one bar.
 
+    A run counts with the iterations in which an episode of it ended. One without any in the window has no
+    score there: `n_seeds` is lower, and a game without any other run is named as left out.
+
     Args:
         scores: Rows of `scores/<figure>.parquet` of one (panel, series, x); may be empty.
         window: First and last iteration that are averaged per run before aggregating.
     """
     first, last = window
     read = scores[scores["iteration"].between(first, last)]
-    per_run = read.groupby(["game", "seed"], sort=True)["human_normalised"].mean()
-    games = {str(game): runs.to_numpy() for game, runs in per_run.groupby(level="game", sort=True)}
-    left_out = [game for game, values in games.items() if np.isnan(values).all()]
-    strata = [values for game, values in games.items() if game not in left_out]
-    row: dict[str, Any] = {
-        "n_games": len(strata),
-        "n_seeds": _span([len(values) for values in strata]),
-        "games_left_out": "; ".join(left_out),
-        "iqm": None,
-        "ci_low": None,
-        "ci_high": None,
-    }
+    per_run = read.groupby(["game", "seed"], sort=True)[["human_normalised", "mean_return"]].mean()
+    strata, row = _strata(per_run.reset_index(), "human_normalised")
+    row |= {"iqm": None, "ci_low": None, "ci_high": None}
     if strata:
         generator = np.random.default_rng(_BOOTSTRAP_SEED)
         estimate = iqm_estimate(strata, generator, BAR_REPETITIONS)
@@ -115,12 +113,34 @@ def bar_row(scores: pd.DataFrame, window: tuple[int, int]) -> dict[str, Any]:
     return row
 
 
+def _strata(per_run: pd.DataFrame, column: str) -> tuple[list[Scores], dict[str, Any]]:
+    """The values of each game that has any, and what a row says about games and seeds.
+
+    Args:
+        per_run: One row per run: `game`, `mean_return` (NaN: no episode of it ended) and `column`.
+        column: What is aggregated; NaN where there is no return or no human score.
+    """
+    strata, left_out = [], []
+    for game, runs in per_run.groupby("game", sort=True):
+        values = runs[column].dropna().to_numpy(dtype=np.float64)
+        if len(values):
+            strata.append(values)
+        else:
+            left_out.append(f"{game}{'' if runs['mean_return'].notna().any() else NO_EPISODE}")
+    return strata, {
+        "n_games": len(strata),
+        "n_seeds": _span([len(values) for values in strata]),
+        "games_left_out": "; ".join(left_out),
+    }
+
+
 def bar_table(
     scores: pd.DataFrame,
     cells: Iterable[tuple[str, str, int | None]],
     windows: Mapping[str, tuple[int, int]],
     iteration_frames: int,
     missing: Missing,
+    games_without_runs: Missing = _NOTHING,
 ) -> pd.DataFrame:
     """The table of a bar figure, columns `BAR_COLUMNS`; `frame` is the nominal frame read out.
 
@@ -130,6 +150,8 @@ def bar_table(
         windows: The read-outs, as from `readouts`.
         iteration_frames: Frames per iteration.
         missing: Missing runs of each cell that has any.
+        games_without_runs: Games that could be scored but have no run at all, of each cell with any. The
+            cell's IQM is then over fewer games than the others', and the row names those it lacks.
     """
     ordered = scores.sort_values(["game", "seed", "iteration"])
     groups = dict(list(ordered.groupby(["panel", "series", "x"])))
@@ -144,6 +166,7 @@ def bar_table(
                     "x": x,
                     "readout": readout,
                     "frame": (window[1] + 1) * iteration_frames,
+                    "games_without_runs": "; ".join(games_without_runs.get(cell, ())),
                     "missing_runs": "; ".join(missing.get(cell, ())),
                     **bar_row(groups.get(cell, scores.iloc[:0]), window),
                 }
@@ -154,6 +177,8 @@ def bar_table(
 def curve_row(point: pd.DataFrame, measure: Measure) -> dict[str, Any]:
     """Value, interval and provenance of one point of a curve.
 
+    A run of which no episode ended in the iteration has no part in it.
+
     Every point draws its bootstrap from the same seed: with as many seeds at every point, a
     repetition resamples the same runs along the whole curve.
 
@@ -161,14 +186,7 @@ def curve_row(point: pd.DataFrame, measure: Measure) -> dict[str, Any]:
         point: Scores of one (panel, series, iteration), sorted by game and seed: one row per run.
         measure: "iqm": IQM of the human-normalised scores; "return": mean return of the one game there is.
     """
-    column = "human_normalised" if measure == "iqm" else "mean_return"
-    games = {str(game): rows.to_numpy() for game, rows in point.groupby("game", sort=True)[column]}
-    strata = [values for values in games.values() if not np.isnan(values).all()]
-    row: dict[str, Any] = {
-        "n_games": len(strata),
-        "n_seeds": _span([len(values) for values in strata]),
-        "games_left_out": "; ".join(game for game, values in games.items() if np.isnan(values).all()),
-    }
+    strata, row = _strata(point, "human_normalised" if measure == "iqm" else "mean_return")
     if strata:
         generator = np.random.default_rng(_BOOTSTRAP_SEED)
         if measure == "iqm":
@@ -188,6 +206,7 @@ def curve_table(
     measure: Measure,
     iteration_frames: int,
     missing: Missing,
+    games_without_runs: Missing = _NOTHING,
 ) -> pd.DataFrame:
     """The table of a curves figure, columns `CURVE_COLUMNS`; `frame` is the nominal end of the iteration.
 
@@ -197,6 +216,7 @@ def curve_table(
         measure: What a point is.
         iteration_frames: Frames per iteration.
         missing: Missing runs of each cell that has any; one without any run keeps one empty row.
+        games_without_runs: As for `bar_table`.
     """
     ordered = scores.sort_values(["game", "seed", "iteration"])
     groups = dict(list(ordered.groupby(["panel", "series"])))
@@ -204,6 +224,7 @@ def curve_table(
     for cell in long_step(cells, "curves aggregated"):
         key = dict(zip(("panel", "series"), cell, strict=True))
         key["missing_runs"] = "; ".join(missing.get(cell, ()))
+        key["games_without_runs"] = "; ".join(games_without_runs.get(cell, ()))
         if cell not in groups:
             rows.append(key | {"n_games": 0, "n_seeds": "0", "games_left_out": ""})
             continue

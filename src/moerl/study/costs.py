@@ -80,7 +80,8 @@ def cost(
 ) -> Cost | None:
     """The cost of a cell's agent step from the most similar record of a device; None without a record.
 
-    Similar is, in this order: same encoder, same agent, noisy or not, same module, same size. Where
+    Similar is, in this order: same encoder, same agent, noisy or not, same module, same tokens and kind
+    of expert, same size. Where
     the replay ratio is higher than the record's, all of its time is scaled up, acting
     included: an upper bound in that respect.
     """
@@ -93,6 +94,8 @@ def cost(
             record.agent == agent,
             trained.noisy == hyper.noisy,
             other.module is network.module,
+            other.expert_type is network.expert_type,
+            other.tokens is network.tokens,
             record.variant == variant,
             -abs(other.num_experts - network.num_experts) - abs(other.width - network.width),
         )

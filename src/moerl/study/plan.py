@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-from moerl.study.expansion import Cell, Run, Study
+from moerl.study.expansion import Cell, Run
 from moerl.study.figures import AGENT_FAMILIES
 from moerl.study.paths import analysis_file, figure_files, scores_file, table_files
-from moerl.study.published import Published
 from moerl.study.specs import FRAMES_PER_STEP
+from moerl.study.standing import Standing
 
 Identity = tuple[Cell, int]
 """A run whatever its length: its cell and seed."""
@@ -35,7 +34,9 @@ class Work:
 
     counted: Counted
     done: int
-    """Runs of the figure that are finished."""
+    """Runs of the figure that are published."""
+    diverged: int
+    """Runs of the figure that diverged: their jobs are tried, and end at once."""
     steps: dict[Cell, int] = field(default_factory=dict)
     """Agent steps to train, over all seeds of a cell."""
     published: dict[Cell, dict[str, int]] = field(default_factory=dict)
@@ -81,20 +82,22 @@ def group(figures: Mapping[str, Sequence[Run]], frames: Mapping[str, int]) -> di
     return groups
 
 
-def work(study: Study, figures: Sequence[str], results: Path) -> dict[str, Work]:
+def work(standing: Standing, figures: Sequence[str]) -> dict[str, Work]:
     """What each figure still needs, in order. Raises UserError if the study does not draw one of them."""
+    study, results = standing.study, standing.results
     runs = {name: study.figure_runs(study.figure(name)) for name in figures}
     counted = count(runs)
-    published = Published(study, results)
     reached: dict[tuple[Cell, tuple[int, ...], str], bool] = {}
     analysed: set[Run] = set()
     found = {}
     for name in figures:
-        left = found[name] = Work(counted[name], sum(published.finished(run) for run in runs[name]))
+        absent = [run for run in runs[name] if not standing.published(run)]
+        diverged = sum(standing.divergence(run) is not None for run in absent)
+        left = found[name] = Work(counted[name], len(runs[name]) - len(absent), diverged)
         for cell in dict.fromkeys(run.cell for run in runs[name]):
             milestone = study.milestone(study.figure(name).milestone)
             for pack in study.packs:
-                _train(study, published, left, cell, pack, milestone, reached)
+                _train(standing, left, cell, pack, milestone, reached)
         if study.figure(name).kind == "analysis":
             open_runs = [
                 r for r in runs[name] if r not in analysed and not analysis_file(results, r).is_file()
@@ -107,8 +110,7 @@ def work(study: Study, figures: Sequence[str], results: Path) -> dict[str, Work]
 
 
 def _train(
-    study: Study,
-    published: Published,
+    standing: Standing,
     left: Work,
     cell: Cell,
     pack: tuple[int, ...],
@@ -116,7 +118,7 @@ def _train(
     reached: dict[tuple[Cell, tuple[int, ...], str], bool],
 ) -> None:
     """Add the jobs that take a pack to a milestone, and note them in `reached`."""
-    before = 0
+    study, before = standing.study, 0
     for label, frames in study.milestones.items():
         if frames > study.milestones[milestone]:
             break
@@ -124,18 +126,22 @@ def _train(
         if key not in reached:
             reached[key] = True
             runs = [Run(cell.agent, cell.variant, cell.game, seed, label) for seed in pack]
-            absent = [run for run in runs if not published.finished(run)]
+            absent = [run for run in runs if not standing.published(run)]
             if absent:
                 left.train_jobs += 1
-                ahead = [run for run in absent if not _beyond(study, published, run)]
+                coming = [run for run in absent if standing.divergence(run) is None]
+                ahead = [run for run in coming if not _trained(standing, run)]
                 steps = len(ahead) * (frames - before) // FRAMES_PER_STEP
                 left.steps[cell] = left.steps.get(cell, 0) + steps
                 per_label = left.published.setdefault(cell, {})
-                per_label[label] = per_label.get(label, 0) + len(absent)
+                per_label[label] = per_label.get(label, 0) + len(coming)
         before = frames
 
 
-def _beyond(study: Study, published: Published, run: Run) -> bool:
-    """Whether the run is finished at a longer milestone: its shorter one costs next to nothing."""
+def _trained(standing: Standing, run: Run) -> bool:
+    """Whether publishing the run costs next to nothing: its state has all of it, or it went on already."""
+    study = standing.study
     longer = [label for label, frames in study.milestones.items() if frames > study.milestones[run.milestone]]
-    return any(published.finished(replace(run, milestone=label)) for label in longer)
+    return standing.finished(run) is not None or any(
+        standing.published(replace(run, milestone=label)) for label in longer
+    )

@@ -10,8 +10,8 @@ from typing import Literal
 from moerl.study import heartbeat
 from moerl.study.expansion import Cell, Run, Study
 from moerl.study.heartbeat import Beat
-from moerl.study.paths import state_dir, train_log
-from moerl.study.published import Published
+from moerl.study.paths import divergence_file, state_dir, train_log
+from moerl.study.standing import Divergence, Standing
 
 State = Literal["done", "running", "failed", "paused", "stale", "missing"]
 STATES: tuple[State, ...] = ("done", "running", "failed", "paused", "stale", "missing")
@@ -72,13 +72,21 @@ def study_runs(study: Study, figures: Sequence[str] = ()) -> list[Run]:
 
 def run_statuses(study: Study, folders: Folders, now: float, figures: Sequence[str] = ()) -> list[RunStatus]:
     """How every run stands at the time `now` (seconds since 1970), in the order of the figures."""
-    published = Published(study, folders.results)
-    return [_run_status(study, folders, published, run, now) for run in study_runs(study, figures)]
+    standing = Standing(study, folders.results, folders.state)
+    return [_run_status(study, folders, standing, run, now) for run in study_runs(study, figures)]
 
 
-def _run_status(study: Study, folders: Folders, published: Published, run: Run, now: float) -> RunStatus:
-    """Milestones are looked at from the longest down: the first that has something to say decides."""
+def _run_status(study: Study, folders: Folders, standing: Standing, run: Run, now: float) -> RunStatus:
+    """How a run stands.
+
+    A record of divergence decides before any heartbeat: what is on record is not trained. Milestones
+    are looked at from the longest down: the first that has something to say decides.
+    """
     target = study.milestones[run.milestone]
+    if standing.published(run):
+        return RunStatus(run, "done", target, target)
+    if (record := standing.divergence(run)) is not None:
+        return _diverged(study, folders, run, record)
     trained = 0
     for label, frames in sorted(study.milestones.items(), key=lambda item: -item[1]):
         if frames > target:
@@ -87,7 +95,7 @@ def _run_status(study: Study, folders: Folders, published: Published, run: Run, 
         folder = state_dir(folders.state, at) / label
         beat = heartbeat.read(folder)
         found = RunStatus(run, "missing", 0, target, log=_log(study, folders, at))
-        current = beat is not None and beat.spec == published.digest(run.cell)
+        current = beat is not None and beat.spec == standing.digest(run.cell)
         if beat is not None and beat.alive(now):
             frames, rate = beat.frames or 0, beat.frames_per_second
             reason = "starting: compiling, replaying" if beat.phase == "starting" else ""
@@ -95,12 +103,10 @@ def _run_status(study: Study, folders: Folders, published: Published, run: Run, 
             return replace(
                 found, state="running", frames=frames, frames_per_second=rate, reason=other or reason
             )
-        if published.exists(at):
-            why = published.outdated(at)
+        if standing.in_results(at):
+            why = standing.outdated(at)
             if why is not None:
                 return replace(found, state="stale", frames=frames, reason=why)
-            if frames == target:
-                return RunStatus(run, "done", target, target)
             trained = max(trained, frames)
             break
         if beat is not None and current:
@@ -110,6 +116,14 @@ def _run_status(study: Study, folders: Folders, published: Published, run: Run, 
         if (folder / "current.safetensors").is_file():
             return replace(found, state="paused", reason="stopped after a checkpoint")
     return RunStatus(run, "missing", trained, target)
+
+
+def _diverged(study: Study, folders: Folders, run: Run, record: Divergence) -> RunStatus:
+    """A run whose training is on record as leading nowhere, with the log of the job that says so."""
+    ends = next(label for label in study.milestones if record.iteration < study.iterations(label))
+    reason = record.describe(divergence_file(folders.state, run), {})
+    log = _log(study, folders, replace(run, milestone=ends))
+    return RunStatus(run, "failed", record.frame, study.milestones[run.milestone], reason=reason, log=log)
 
 
 def _stopped(found: RunStatus, beat: Beat, now: float) -> RunStatus:
