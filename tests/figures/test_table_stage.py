@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from rliable import metrics
-from synthetic_study import write_runs
+from synthetic_study import write_divergence, write_runs
 
 from moerl.statistics import scores_stage, table_stage
 from moerl.statistics.tables import analysis_table, bar_table, readouts
 from moerl.study.errors import UserError
-from moerl.study.expansion import Study
+from moerl.study.expansion import Run, Study
 from moerl.study.paths import analysis_file, run_dir, scores_file, table_files
 
 
@@ -87,13 +87,74 @@ def test_missing_runs_are_refused_or_named(study: Study, results: Path) -> None:
     run = study.figure_runs(study.figure("fig01"))[4]
     (run_dir(results, run) / "returns.parquet").unlink()
     scores_stage.run(study, "fig01", results, allow_partial=True)
-    with pytest.raises(UserError, match="fig01: missing runs, among them Pong seed 1"):
+    expected = r"fig01: lacks runs, among them dqn cnn-baseline Pong seed 1 \(missing\); --allow-partial"
+    with pytest.raises(UserError, match=expected):
         table_stage.run(study, "fig01", results)
     rows = table(study, "fig01", results, allow_partial=True)
     lacking = rows[rows["missing_runs"].notna()]
     assert lacking[["series", "x"]].drop_duplicates().to_numpy().tolist() == [["Baseline", 1]]
-    assert lacking["missing_runs"].unique().tolist() == ["Pong seed 1"]
+    assert lacking["missing_runs"].unique().tolist() == ["dqn cnn-baseline Pong seed 1 (missing)"]
     assert lacking["n_seeds"].unique().tolist() == ["2-3"]
+    assert rows["games_without_runs"].isna().all()
+
+
+def test_a_game_without_any_run_is_out_of_the_iqm_by_name(
+    study: Study, results: Path, tmp_path: Path
+) -> None:
+    """Two seeds diverged, one is missing: the bar is over one game less, the others as they were."""
+    complete = table(study, "fig01", results)
+    for run in study.figure_runs(study.figure("fig01")):
+        if (run.variant, run.game) == ("cnn-softmoe2", "Pong"):
+            (run_dir(results, run) / "returns.parquet").unlink()
+            if run.seed:
+                write_divergence(study, run, tmp_path / "state", 10 * run.seed)
+    scores_stage.run(study, "fig01", results, True, tmp_path / "state")
+    table_stage.run(study, "fig01", results, True)
+    rows = pd.read_csv(table_files(results, "fig01")[0], dtype={"n_seeds": str})
+    changed = (rows["series"] == "SoftMoE") & (rows["x"] == 2)
+    pd.testing.assert_frame_equal(rows[~changed].iloc[:, :10], complete[~changed].iloc[:, :10])
+    row = rows[changed & (rows["readout"] == "last")].iloc[0]
+    assert (row["n_games"], row["n_seeds"], row["games_without_runs"]) == (1, "3", "Pong")
+    assert row["missing_runs"].split("; ") == [
+        "dqn cnn-softmoe2 Pong seed 0 (missing)",
+        "dqn cnn-softmoe2 Pong seed 1 (diverged at gradient step 10)",
+        "dqn cnn-softmoe2 Pong seed 2 (diverged at gradient step 20)",
+    ]
+    scores = pd.read_parquet(scores_file(results, "fig01"))
+    left = scores[(scores["variant"] == "cnn-softmoe2") & (scores["iteration"] == 7)]
+    assert set(left["game"]) == {"AirRaid", "Breakout"}
+    assert row["iqm"] == pytest.approx(metrics.aggregate_iqm(left["human_normalised"].dropna().to_numpy()))
+    tex = table_files(results, "fig01")[1].read_text(encoding="utf-8")
+    assert "Without any run in some cells, whose IQM is over the other games: Pong." in tex
+    assert "cnn-softmoe2 Pong seed 2 (diverged at gradient step 20)" in tex
+
+
+def test_of_complete_data_partial_tables_are_the_same_bytes(study: Study, results: Path) -> None:
+    for figure in study.figures:
+        found = []
+        for allow_partial in (False, True):
+            table(study, figure, results, allow_partial)
+            found.append([path.read_bytes() for path in table_files(results, figure)])
+        assert found[0] == found[1]
+
+
+def test_only_unscored_games_finished_is_said(study: Study, results: Path) -> None:
+    for run in study.figure_runs(study.figure("fig01")):
+        if run.game != "AirRaid":
+            (run_dir(results, run) / "returns.parquet").unlink()
+    with pytest.raises(UserError, match="no run of a game with a human score is finished"):
+        table(study, "fig01", results, allow_partial=True)
+
+
+def test_the_analysis_of_a_run_that_is_left_out_does_not_count(study: Study, results: Path) -> None:
+    run = study.figure_runs(study.figure("fig10"))[1]
+    (run_dir(results, run) / "returns.parquet").unlink()
+    assert analysis_file(results, run).is_file()  # of whatever was there before
+    rows = table(study, "fig10", results, allow_partial=True)
+    lacking = rows[rows["missing_runs"].notna()]
+    assert set(lacking["metric"]) == set(rows["metric"])
+    assert lacking["missing_runs"].unique().tolist() == [f"{run.name} (missing)"]
+    assert set(lacking["n_seeds"]) == {"2"}
 
 
 def test_a_bar_without_any_run_keeps_its_row(study: Study, results: Path) -> None:
@@ -147,7 +208,8 @@ def test_missing_analyses_are_refused_or_named(study: Study, results: Path) -> N
     run = study.figure_runs(study.figure("fig10"))[1]
     analysis_file(results, run).unlink()
     scores_stage.run(study, "fig10", results)
-    with pytest.raises(UserError, match="fig10: missing runs, among them Asterix seed 1"):
+    expected = r"fig10: lacks runs, among them dqn cnn-baseline Asterix seed 1 \(not analysed\)"
+    with pytest.raises(UserError, match=expected):
         table_stage.run(study, "fig10", results)
     rows = table(study, "fig10", results, allow_partial=True)
     lacking = rows[rows["missing_runs"].notna()]
@@ -200,3 +262,59 @@ def test_latex_shows_the_numbers_of_the_csv(study: Study, results: Path) -> None
     tex = table_files(results, "fig10")[1].read_text(encoding="utf-8")
     assert "& Return & ENTK srank & Feature norm & Dormant fraction \\\\" in tex
     assert all(rf"\emph{{{game}}}" in tex for game in ("Asterix", "Pong", "SpaceInvaders"))
+
+
+def without_episodes(study: Study, figure: str, results: Path, lacks: Callable[[Run], bool]) -> None:
+    """Of some runs of a figure, let no episode end in the last iteration."""
+    for run in filter(lacks, study.figure_runs(study.figure(figure))):
+        path = run_dir(results, run) / "returns.parquet"
+        returns = pd.read_parquet(path)
+        last = returns["iteration"] == returns["iteration"].max()
+        returns["episodes"] = returns["episodes"].mask(last, 0)
+        returns["mean_return"] = returns["mean_return"].mask(last)
+        returns.to_parquet(path, index=False)
+
+
+def test_a_run_without_an_episode_has_no_score_in_the_readout(study: Study, results: Path) -> None:
+    whole = table(study, "fig01", results).set_index(["series", "x", "readout"])
+    lacks = ("cnn-baseline", "cnn-softmoe1")
+    without_episodes(
+        study,
+        "fig01",
+        results,
+        lambda r: (r.variant == lacks[0] and r.seed == 1) or (r.variant == lacks[1] and r.game == "Pong"),
+    )
+    rows = table(study, "fig01", results).set_index(["series", "x", "readout"])
+    scores = pd.read_parquet(scores_file(results, "fig01"))
+    for key, n_games, n_seeds, left_out, variant in (
+        (("Baseline", 1, "last"), 2, "2", "AirRaid", lacks[0]),
+        (("SoftMoE", 1, "last"), 1, "3", "AirRaid; Pong (no episode ended)", lacks[1]),
+    ):
+        row = rows.loc[key]
+        assert (row["n_games"], row["n_seeds"], row["games_left_out"]) == (n_games, n_seeds, left_out)
+        last = scores[(scores["variant"] == variant) & (scores["iteration"] == 7)]
+        left = last["human_normalised"].dropna().to_numpy()
+        assert row["iqm"] == pytest.approx(metrics.aggregate_iqm(left), rel=1e-12)
+    # With the iterations before, every run has a score; untouched bars are what they were.
+    assert rows.loc[("SoftMoE", 1, "last_5"), "n_games"] == 2
+    assert rows.loc[("SoftMoE", 1, "last_5"), "iqm"] != whole.loc[("SoftMoE", 1, "last_5"), "iqm"]
+    pd.testing.assert_frame_equal(rows.loc["Top1-MoE"], whole.loc["Top1-MoE"])
+    tex = table_files(results, "fig01")[1].read_text()
+    assert "Without a human score, left out: AirRaid." in tex
+    assert "Without a finished episode, left out: Pong." in tex
+
+
+def test_a_curve_has_no_point_where_no_episode_ended(study: Study, results: Path) -> None:
+    without_episodes(study, "fig10", results, lambda r: r.game == "Pong")
+    rows = table(study, "fig10", results)
+    returns = rows[rows["metric"] == "return"]
+    assert set(returns[returns["game"] == "Pong"]["iteration"]) == set(range(5))
+    assert set(returns[returns["game"] == "Asterix"]["iteration"]) == set(range(6))
+
+
+def test_no_episode_at_all_is_told(make_study: Callable[..., Study], tmp_path: Path) -> None:
+    study = make_study(games="Pong", seeds="0", short="1M", full="1M")
+    write_runs(study, "fig01", tmp_path)
+    without_episodes(study, "fig01", tmp_path, lambda _: True)
+    with pytest.raises(UserError, match="none of the games Pong has a human score and a finished episode"):
+        table(study, "fig01", tmp_path)

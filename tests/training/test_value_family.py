@@ -1,39 +1,16 @@
 """Rainbow, DER and DrQ(ε) in the training loop: priorities, life-loss terminals, noise, resuming."""
 
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
-import yaml
-from tiny_runs import Tiny, tiny
+from tiny_runs import tiny, tiny_agent
 
 from moerl.atari.lanes import AtariLanes
-from moerl.study.specs import AgentSpec
+from moerl.study.errors import FailureError
 from moerl.training import online
 from moerl.training.lane import DivergedError, Lane
 from moerl.training.online import Options, epsilon
 from moerl.training.statefile import StateError, load, store
-
-AGENTS = yaml.safe_load((Path(__file__).parents[2] / "config" / "agents.yaml").read_text())
-SMALL = {
-    "batch_size": 4,
-    "replay_capacity": 400,
-    "min_replay_history": 100,
-    "update_period": 16,
-    "target_update_period": 64,
-    "max_episode_steps": 150,
-}
-
-
-def tiny_agent(agent: str, variant="cnn-softmoe1", **hyper) -> Tiny:
-    """Two short iterations of `agent` on Breakout; lives are lost, episodes cut, the replay wraps."""
-    cell = tiny("Breakout", 200, 2, variant=variant)
-    spec = cell.spec.model_copy(
-        update={"agent": agent, "hyper": AgentSpec.model_validate(AGENTS[agent] | SMALL | hyper)}
-    )
-    return Tiny(spec, cell.rom, cell.iterations)
-
 
 # Half of the actions at random, so that balls are served and lost whatever the network thinks.
 CELLS = {
@@ -188,6 +165,13 @@ def test_diverged_priorities_are_named_and_kept_out_of_the_table(tmp_path):
     assert np.isfinite(lane.priorities.leaves).all()
     with pytest.raises(DivergedError, match=r"der .* seed 0: diverged, priority nan .* at gradient step 6"):
         lane.flush_losses()
+
+
+def test_replay_in_which_every_priority_is_zero_is_an_error_that_names_the_run():
+    lane = fresh("der")
+    lane.gradient_steps = 7
+    with pytest.raises(FailureError, match=r"der .* seed 0: gradient step 7: cannot sample: the priority of"):
+        lane.sample_batch()
 
 
 @pytest.mark.parametrize("damage", [None, "shape", "negative"])

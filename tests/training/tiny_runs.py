@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from moerl.study.config import load_study
 from moerl.study.expansion import Cell
-from moerl.study.specs import TrainSpec
+from moerl.study.specs import AgentSpec, TrainSpec
 from moerl.training.checkpoint import RunFolders
 from moerl.training.online import Options, train
 
@@ -61,6 +63,26 @@ def tiny(
         }
     )
     return Tiny(spec, study.games[game].rom, iterations)
+
+
+AGENTS = yaml.safe_load((Path(__file__).parents[2] / "config" / "agents.yaml").read_text())
+SMALL = {
+    "batch_size": 4,
+    "replay_capacity": 400,
+    "min_replay_history": 100,
+    "update_period": 16,
+    "target_update_period": 64,
+    "max_episode_steps": 150,
+}
+
+
+def tiny_agent(agent: str, variant="cnn-softmoe1", **hyper) -> Tiny:
+    """Two short iterations of `agent` on Breakout; lives are lost, episodes cut, the replay wraps."""
+    cell = tiny("Breakout", 200, 2, variant=variant)
+    spec = cell.spec.model_copy(
+        update={"agent": agent, "hyper": AgentSpec.model_validate(AGENTS[agent] | SMALL | hyper)}
+    )
+    return Tiny(spec, cell.rom, cell.iterations)
 
 
 TINY = {

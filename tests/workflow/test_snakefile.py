@@ -53,6 +53,18 @@ def test_a_study_given_replaces_the_profiles(clone: Project) -> None:
     assert set(planned) == {"train_0_1", "analyse", "scores", "table", "figure", "fig10", "total"}
 
 
+def test_a_study_with_evaluation_collects_it(clone: Project) -> None:
+    study = yaml.safe_load((CHECKOUT / "config/studies/atari100k.yaml").read_text())
+    study["games"] |= {"games26": ["Pong"]}
+    clone.write("config/studies/low-data.yaml", study)
+    command = ("atari100k_cnn", "--configfile", "config/studies/low-data.yaml")
+    planned = dry_run(clone, *command)
+    trained = {rule: count for rule, count in planned.items() if rule.startswith("train_")}
+    assert trained == {f"train_{seed}": 4 for seed in range(5)}  # a run per job: 2 agents, 2 variants
+    files = clone.run("snakemake", *command, "--detailed-summary").stdout.splitlines()
+    assert sum("/400k/evaluations.parquet\t" in line for line in files) == 20
+
+
 BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "unknown key": ({"sedes": [0]}, "seeds"),
     "unknown game": ({"games": {"games20": ["Pog"]}}, "Pong"),
@@ -76,6 +88,35 @@ def test_a_mistake_is_one_line_before_any_job(clone: Project, mistake: str) -> N
     assert hint in lines[0]
     assert "Traceback" not in done.stdout + done.stderr
     assert not (clone.root / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "hint"),
+    [
+        ("allow_partial=perhaps", "allow_partial: bad value 'perhaps' (allowed: 1, 0, true, false)"),
+        ("allow_partial=2", "allow_partial: bad value 2"),
+        ("alow_partial=1", "unknown setting 'alow_partial'"),
+        ("allow_partial=1", "fig01: 48 of 48 runs are not finished: dqn cnn-baseline Asterix seed 0 (missing), "),
+    ],
+)
+def test_a_bad_setting_is_one_line_before_any_job(clone: Project, setting: str, hint: str) -> None:
+    done = clone.run("snakemake", "fig01", "--config", setting)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("moerl: ")]
+    assert done.returncode == 2, done.stderr
+    assert len(lines) == 1, done.stderr
+    assert hint in lines[0]
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not (clone.root / "results").exists()
+
+
+def test_a_target_of_a_combination_that_does_not_exist_is_one_line(clone: Project) -> None:
+    for cell, hint in (("sac/cnn-baseline", "unknown agent 'sac'"), ("dqn/vit-baseline", "unknown variant")):
+        done = clone.run("snakemake", f"results/demo/runs/{cell}/Pong/seed0/2k/returns.parquet")
+        lines = [line for line in done.stderr.splitlines() if line.startswith("moerl: ")]
+        assert done.returncode == 2, done.stderr
+        assert len(lines) == 1, done.stderr
+        assert hint in lines[0]
+        assert "Traceback" not in done.stdout + done.stderr
 
 
 def test_a_mistake_is_reported_in_under_three_seconds_of_work(clone: Project) -> None:

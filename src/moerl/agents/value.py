@@ -142,12 +142,12 @@ class ValueAgent:
         return cast(NetworkOutput, self.network_module.apply({"params": params}, channels_last, keys))
 
     def greedy_action(self, params: Params, state: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """The action of highest Q-value (int32; ties to the lowest) in `state` `[4, 84, 84]`.
+        """The action of highest Q-value (int32; ties to the lowest) in each `state` `[..., 4, 84, 84]`.
 
         An agent that `draws` acts under the noise and random Φ of `key`, fresh for each step in
         training. In evaluation a noisy agent's is None; a random Φ is drawn then, too (B9).
         """
-        return jnp.argmax(self.evaluate(params, state, key).q_values).astype(jnp.int32)
+        return jnp.argmax(self.evaluate(params, state, key).q_values, axis=-1).astype(jnp.int32)
 
     def target_one(self, logits_t: jax.Array, selector_t: jax.Array, transition: Batch) -> jax.Array:
         """Bootstrap target of one `transition`: a scalar, or with C51 a distribution `[Z]`.

@@ -6,8 +6,9 @@ replayed every lane stands exactly where its run stood.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -35,7 +36,10 @@ def regenerate(
 
     A lane with fewer steps waits (its emulator idles on action 0) until the others have caught up.
     """
-    scripts = [[(e.index, j, a) for e in lane for j, a in enumerate(e.actions)] for lane in episodes]
+    scripts = [
+        [step for episode in logged for step in _script(episode, env.noops(lane, episode.index))]
+        for lane, logged in enumerate(episodes)
+    ]
     total = max((len(script) for script in scripts), default=0)
     actions = np.zeros(len(env), dtype=np.int32)
     for tick in range(total):
@@ -44,12 +48,22 @@ def regenerate(
             position = tick - (total - len(script))
             if position >= 0:
                 due[lane] = script[position]
-        starting = {lane: index for lane, (index, within, _) in due.items() if within == 0}
+        starting = {lane: begun for lane, (begun, _, _) in due.items() if begun is not None}
         if starting:
             for lane, frame in env.begin_episodes(starting).items():
                 begin(lane, frame)
-        for lane, (_, _, action) in due.items():
+        for lane, (_, action, _) in due.items():
             actions[lane] = action
         step = env.step(actions)
-        for lane, (_, _, action) in due.items():
-            observe(lane, action, *step.of(lane))
+        for lane, (_, action, seen) in due.items():
+            if seen:
+                observe(lane, action, *step.of(lane))
+        for lane, frame in step.first.items():
+            begin(lane, frame)
+
+
+def _script(episode: LoggedEpisode, noops: int) -> Iterator[tuple[int | None, int, bool]]:
+    """The steps of an episode: the episode if it begins with this one, the action, and whether it is seen."""
+    steps = chain(((0, False) for _ in range(noops)), ((action, True) for action in episode.actions))
+    for place, (action, seen) in enumerate(steps):
+        yield (None if place else episode.index), action, seen

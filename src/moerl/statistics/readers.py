@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from moerl.study.errors import UserError
+from moerl.study.expansion import Run
 
-RETURN_COLUMNS = ("iteration", "frame", "mean_return")
+RETURN_COLUMNS = ("iteration", "frame", "episodes", "mean_return")
 SCORE_COLUMNS = (
     "panel",
     "series",
@@ -28,13 +29,17 @@ SCORE_COLUMNS = (
     "human_normalised",
 )
 ANALYSIS_COLUMNS = ("iteration", "frame", "metric", "value")
+LEFT_OUT_COLUMNS = ("agent", "variant", "game", "seed", "milestone", "why")
 
 
 def read_returns(path: Path, iterations: int) -> pd.DataFrame:
-    """One run's training returns: `iteration` (0-based), `frame` (emulated), `mean_return`.
+    """One run's training or evaluation returns: `iteration` (0-based), `frame`, `episodes`, `mean_return`.
+
+    The return of an iteration in which no episode ended is NaN.
 
     Raises:
-        UserError: Not exactly the iterations 0 … `iterations` - 1, or a return that is not finite.
+        UserError: Not exactly the iterations 0 … `iterations` - 1, or a return that is not finite although
+            episodes ended.
     """
     table = _read(path, RETURN_COLUMNS)
     found = table["iteration"].to_numpy()
@@ -43,8 +48,9 @@ def read_returns(path: Path, iterations: int) -> pd.DataFrame:
             f"{path}: expected iterations 0 to {iterations - 1}, found {len(found)} rows"
             f"{f' ending at {found[-1]}' if len(found) else ''}; train this run again"
         )
-    _refuse_non_finite(path, table["iteration"], table["mean_return"], "mean_return")
-    return table
+    played = table[table["episodes"] > 0]
+    _refuse_non_finite(path, played["iteration"], played["mean_return"], "mean_return")
+    return table.assign(mean_return=table["mean_return"].where(table["episodes"] > 0))
 
 
 def read_analysis(path: Path, metrics: list[str]) -> pd.DataFrame:
@@ -66,6 +72,17 @@ def read_analysis(path: Path, metrics: list[str]) -> pd.DataFrame:
 def read_scores(path: Path) -> pd.DataFrame:
     """One figure's tidy scores, as the stage `scores` wrote them. Raises UserError if they are not there."""
     return _read(path, SCORE_COLUMNS)
+
+
+def read_left_out(path: Path) -> dict[Run, str]:
+    """The runs that a figure's scores leave out, and why. Raises UserError if the file is not there."""
+    try:
+        table = pd.read_csv(path, dtype={"milestone": str})
+        rows = list(table[list(LEFT_OUT_COLUMNS)].itertuples(index=False, name=None))
+    except (OSError, ValueError, KeyError) as error:
+        problem = " ".join(str(error).split())
+        raise UserError(f"{path}: not a list of runs left out ({problem}); make the scores again") from error
+    return {Run(agent, variant, game, seed, label): why for agent, variant, game, seed, label, why in rows}
 
 
 def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:

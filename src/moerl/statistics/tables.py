@@ -6,6 +6,7 @@ Every row says what it rests on: games, seeds, games left out, and runs that are
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ BAR_COLUMNS = (
     "n_games",
     "n_seeds",
     "games_left_out",
+    "games_without_runs",
     "missing_runs",
 )
 ANALYSIS_COLUMNS = (
@@ -40,6 +42,8 @@ ANALYSIS_COLUMNS = (
     "n_seeds",
     "missing_runs",
 )
+NO_EPISODE = " (no episode ended)"
+"""Marks, among the games left out, those that have a human score but no return to compare with it."""
 LAST_ITERATIONS = 5  # of the robust read-out (method 1.0)
 
 # Every point has its own generator from this seed: equal scores get equal intervals in every
@@ -47,7 +51,8 @@ LAST_ITERATIONS = 5  # of the robust read-out (method 1.0)
 _BOOTSTRAP_SEED = 2402_08609
 
 Missing = Mapping[tuple[Any, ...], Sequence[str]]
-"""Key of a row's cell → the runs it lacks, in words."""
+"""Key of a row's cell → what it lacks (runs, or games), in words."""
+_NOTHING: Missing = MappingProxyType({})
 
 
 def readouts(iterations: int, iteration_frames: int, early_frames: int | None) -> dict[str, tuple[int, int]]:
@@ -73,6 +78,9 @@ def readouts(iterations: int, iteration_frames: int, early_frames: int | None) -
 def bar_row(scores: pd.DataFrame, window: tuple[int, int]) -> dict[str, Any]:
     """IQM, interval and provenance of one bar.
 
+    A run counts with the iterations in which an episode of it ended. One without any in the window has no
+    score there: `n_seeds` is lower, and a game without any other run is named as left out.
+
     Args:
         scores: Rows of `scores/<figure>.parquet` of one (panel, series, x); may be empty.
         window: First and last iteration that are averaged per run before aggregating.
@@ -80,9 +88,14 @@ def bar_row(scores: pd.DataFrame, window: tuple[int, int]) -> dict[str, Any]:
     first, last = window
     read = scores[scores["iteration"].between(first, last)]
     per_run = read.groupby(["game", "seed"], sort=True)["human_normalised"].mean()
-    games = {str(game): runs.to_numpy() for game, runs in per_run.groupby(level="game", sort=True)}
-    left_out = [game for game, values in games.items() if np.isnan(values).all()]
-    strata = [values for game, values in games.items() if game not in left_out]
+    played = read.groupby("game")["mean_return"].count() > 0
+    strata, left_out = [], []
+    for game, runs in per_run.groupby(level="game", sort=True):
+        values = runs.dropna().to_numpy()
+        if len(values):
+            strata.append(values)
+        else:
+            left_out.append(f"{game}{'' if played[game] else NO_EPISODE}")
     row: dict[str, Any] = {
         "n_games": len(strata),
         "n_seeds": _span([len(values) for values in strata]),
@@ -106,6 +119,7 @@ def bar_table(
     windows: Mapping[str, tuple[int, int]],
     iteration_frames: int,
     missing: Missing,
+    games_without_runs: Missing = _NOTHING,
 ) -> pd.DataFrame:
     """The table of a bar figure, columns `BAR_COLUMNS`; `frame` is the nominal frame read out.
 
@@ -115,6 +129,8 @@ def bar_table(
         windows: The read-outs, as from `readouts`.
         iteration_frames: Frames per iteration.
         missing: Missing runs of each cell that has any.
+        games_without_runs: Games that could be scored but have no run at all, of each cell with any. The
+            cell's IQM is then over fewer games than the others', and the row names those it lacks.
     """
     ordered = scores.sort_values(["game", "seed", "iteration"])
     groups = dict(list(ordered.groupby(["panel", "series", "x"])))
@@ -129,6 +145,7 @@ def bar_table(
                     "x": x,
                     "readout": readout,
                     "frame": (window[1] + 1) * iteration_frames,
+                    "games_without_runs": "; ".join(games_without_runs.get(cell, ())),
                     "missing_runs": "; ".join(missing.get(cell, ())),
                     **bar_row(groups.get(cell, scores.iloc[:0]), window),
                 }

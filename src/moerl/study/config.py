@@ -7,7 +7,7 @@ small YAML that picks figures and budgets from them and may add variants and ove
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -23,20 +23,35 @@ from pydantic import (
 
 from moerl.study.errors import ConfigError, one_of
 from moerl.study.expansion import Deviations, Study, frames_label
-from moerl.study.figures import AGENT_TITLES, ENCODER_TITLES, FigureOverride, FigureSpec
+from moerl.study.figures import AGENT_TITLES, ENCODER_TITLES, FigureOverride, FigureSpec, Score
 from moerl.study.games import Game, game_sets, load_games
 from moerl.study.specs import (
     FRAMES_PER_STEP,
     AgentSpec,
+    Evaluation,
     Frozen,
+    IterationEnd,
     NetworkSpec,
     NonNegativeInt,
     PositiveInt,
 )
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
-PAPER_FRAMES = {"short": 50_000_000, "full": 200_000_000, "iteration": 1_000_000}
-"""The paper's budgets, in emulated frames."""
+PAPER_FRAMES = {
+    Score.TRAINING: {"short": 50_000_000, "full": 200_000_000, "iteration": 1_000_000},
+    Score.EVALUATION: {"short": 400_000, "full": 400_000, "iteration": 40_000},
+}
+"""The paper's budgets, in emulated frames; with evaluation: the Atari-100k protocol's."""
+PAPER_SCHEDULE: dict[Score, dict[str, Any]] = {
+    Score.TRAINING: {"iteration_end": IterationEnd.EPISODE, "max_noops": 0},
+    Score.EVALUATION: {
+        "iteration_end": IterationEnd.STEP,
+        "max_noops": 29,
+        "evaluation": Evaluation(episodes=100, epsilon=0.001),
+    },
+}
+"""The paper's settings of the schedule, besides its budgets (method 4.2, 4.7)."""
+_ENDS = {IterationEnd.EPISODE: "with an episode", IterationEnd.STEP: "at a step"}
 PAPER_SETS = {"games20": "games20_paper"}
 """Game sets as figures name them → the list printed in the paper (Appendix A)."""
 _FRAMES = re.compile(r"(\d+)([kM]?)")
@@ -86,6 +101,12 @@ class StudyFile(Frozen):
     """XLA threads per job on a CPU; part of the spec, because it changes rounding."""
     snapshot_every: NonNegativeInt
     """Iterations between the snapshots that analysis figures need."""
+    iteration_end: IterationEnd = IterationEnd.EPISODE
+    """Whether an iteration goes on to the end of its episode, or ends with the step."""
+    max_noops: NonNegativeInt = 0
+    """Most no-op steps that are skipped at the start of an episode."""
+    evaluation: Evaluation | None = None
+    """Games played after each iteration; figures show them if their `score` is `evaluation`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> StudyFile:
@@ -210,6 +231,9 @@ def load_study(path: Path) -> Study:
         early_readout=file.early_readout,
         cpu_threads=file.cpu_threads,
         snapshot_every=file.snapshot_every,
+        iteration_end=file.iteration_end,
+        max_noops=file.max_noops,
+        evaluation=file.evaluation,
         deviations=_deviations(file, shared / "figures.yaml", figures, games),
     )
 
@@ -258,6 +282,8 @@ def _figures(
         update: dict[str, Any] = {"games": _games(override.games or spec.games, sets, games, *where)}
         if override.encoder:
             update["encoder"] = override.encoder
+        if override.score:
+            update["score"] = override.score
         if override.agent:
             if len(spec.panels) != 1:
                 raise ConfigError(
@@ -281,6 +307,9 @@ def _figures(
             wanted = ", ".join(panel.agent for panel in figures[name].panels)
             problem = f"shows {wanted}, none of which is among this study's agents ({', '.join(file.agents)})"
             raise ConfigError(path, f"figures.{name}", problem)
+        if figures[name].score is Score.EVALUATION and file.evaluation is None:
+            problem = "shows evaluation returns, of which this study has none; add `evaluation` to the study"
+            raise ConfigError(path, f"figures.{name}.score", problem)
     return figures
 
 
@@ -322,25 +351,22 @@ def _deviations(
     file: StudyFile, shared: Path, figures: Mapping[str, FigureSpec], games: Mapping[str, Game]
 ) -> Deviations:
     configured = read_yaml(shared)
-    budget = []
-    if len(file.seeds) < 5:
-        budget.append(f"{len(file.seeds)} seeds instead of 5")
-    if file.iteration_frames != PAPER_FRAMES["iteration"]:
-        budget.append(f"iterations of {frames_label(file.iteration_frames)} frames instead of 1M")
     budgets: dict[str, tuple[str, ...]] = {}
     own: dict[str, tuple[str, ...]] = {}
     for name, override in file.figures.items():
         figure, original, found = figures[name], configured[name], []
-        frames, printed = getattr(file.milestones, figure.milestone), PAPER_FRAMES[figure.milestone]
-        length = [f"{frames_label(frames)} frames instead of {frames_label(printed)}"]
-        budgets[name] = (*(length if frames != printed else []), *budget)
+        score = Score(original.get("score", Score.TRAINING))
+        budgets[name] = tuple(_budget_deviations(file, figure, score))
         if figure.encoder != original["encoder"]:
             titles = ENCODER_TITLES[figure.encoder], ENCODER_TITLES[original["encoder"]]
             found.append(f"{titles[0]} encoder instead of {titles[1]}")
+        if figure.score is not score:
+            found.append(f"{figure.score} returns instead of {score} returns")
         if override.agent and override.agent != original["panels"][0]["agent"]:
             found.append(f"{AGENT_TITLES[override.agent]} instead of {original['panels'][0]['title']}")
         listed = original["games"]
-        paper = game_sets(dict(games))[PAPER_SETS[listed]] if isinstance(listed, str) else tuple(listed)
+        sets = game_sets(dict(games))
+        paper = sets[PAPER_SETS.get(listed, listed)] if isinstance(listed, str) else tuple(listed)
         if set(figure.games) != set(paper):
             shown = ", ".join(figure.games) if len(figure.games) <= 4 else f"{len(figure.games)} games"
             found.append(f"{shown} instead of the paper's {len(paper)} games")
@@ -349,3 +375,29 @@ def _deviations(
         f"{AGENT_TITLES.get(name, name)}: {', '.join(o)} changed" for name, o in file.agents.items() if o
     )
     return Deviations(budgets, agents, own)
+
+
+def _budget_deviations(file: StudyFile, figure: FigureSpec, score: Score) -> Iterator[str]:
+    """How a study's budget and schedule fall short of the paper's for a figure that shows `score` there."""
+    budgets = PAPER_FRAMES[score]
+    frames, printed = getattr(file.milestones, figure.milestone), budgets[figure.milestone]
+    if frames != printed:
+        yield f"{frames_label(frames)} frames instead of {frames_label(printed)}"
+    if len(file.seeds) < 5:
+        yield f"{len(file.seeds)} seeds instead of 5"
+    if file.iteration_frames != budgets["iteration"]:
+        yield (
+            f"iterations of {frames_label(file.iteration_frames)} frames "
+            f"instead of {frames_label(budgets['iteration'])}"
+        )
+    expected = PAPER_SCHEDULE[score]
+    if file.iteration_end is not expected["iteration_end"]:
+        yield f"iterations end {_ENDS[file.iteration_end]} instead of {_ENDS[expected['iteration_end']]}"
+    if file.max_noops != expected["max_noops"]:
+        yield f"episodes begin with up to {file.max_noops} no-op steps instead of {expected['max_noops']}"
+    if figure.score is Score.EVALUATION and file.evaluation != expected.get("evaluation", file.evaluation):
+        assert file.evaluation is not None
+        yield (
+            f"evaluation of {file.evaluation.episodes} episodes at ε = {file.evaluation.epsilon:g} "
+            f"instead of {expected['evaluation'].episodes} at {expected['evaluation'].epsilon:g}"
+        )

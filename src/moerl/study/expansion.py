@@ -17,6 +17,8 @@ from moerl.study.specs import (
     FRAMES_PER_STEP,
     TRAINING_REVISION,
     AgentSpec,
+    Evaluation,
+    IterationEnd,
     NetworkSpec,
     Schedule,
     TrainSpec,
@@ -41,6 +43,11 @@ class Run:
     game: str
     seed: int
     milestone: str
+
+    @property
+    def name(self) -> str:
+        """The run in words; its milestone is left out."""
+        return f"{self.agent} {self.variant} {self.game} seed {self.seed}"
 
     @property
     def cell(self) -> Cell:
@@ -82,6 +89,9 @@ class Study:
     early_readout: int | None
     snapshot_every: int
     cpu_threads: int
+    iteration_end: IterationEnd
+    max_noops: int
+    evaluation: Evaluation | None
     deviations: Deviations
 
     def milestone(self, which: str) -> str:
@@ -173,6 +183,9 @@ class Study:
             schedule=Schedule(
                 iteration_steps=self.iteration_frames // FRAMES_PER_STEP,
                 snapshot_every=self.snapshot_every if cell in self.analysed_cells else 0,
+                iteration_end=self.iteration_end,
+                max_noops=self.max_noops,
+                evaluation=self.evaluation,
             ),
             cpu_threads=self.cpu_threads,
             revision=TRAINING_REVISION["value"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Literal
 
 from pydantic import model_validator
@@ -25,6 +26,15 @@ AGENT_TITLES: dict[str, str] = {
 
 ENCODER_TITLES: dict[str, str] = {Encoder.CNN: "Nature CNN", Encoder.IMPALA: "Impala"}
 """Encoders as the paper prints them."""
+
+
+class Score(StrEnum):
+    """The returns that a figure shows or aggregates."""
+
+    TRAINING = "training"
+    """Of the training episodes that ended in an iteration, under the training policy."""
+    EVALUATION = "evaluation"
+    """Of the games played after an iteration; only in studies with `evaluation`."""
 
 
 class Panel(Frozen):
@@ -64,6 +74,7 @@ class FigureSpec(Frozen):
     milestone: Literal["short", "full"]
     games: str | tuple[str, ...]
     encoder: Encoder
+    score: Score = Score.TRAINING
     panels: tuple[Panel, ...]
     series: tuple[Series, ...]
     x: XAxis | None = None
@@ -87,8 +98,9 @@ class FigureSpec(Frozen):
 
 
 class FigureOverride(Frozen):
-    """What a study may change in a figure: encoder, games, or the agent of a single-panel figure."""
+    """What a study may change in a figure: encoder, score, games, or the agent of a single-panel figure."""
 
     encoder: Encoder | None = None
+    score: Score | None = None
     agent: AgentName | None = None
     games: str | tuple[str, ...] | None = None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from moerl.study.expansion import Run
+from moerl.study.expansion import Run, Study
+from moerl.study.figures import Score
 
 RUN_FILES = (
     "returns.parquet",
@@ -15,6 +16,17 @@ RUN_FILES = (
     "manifest.json",
 )
 """Files every finished run has; a run that analyses need also has the folder `snapshots`."""
+
+RETURNS: dict[Score, str] = {
+    Score.TRAINING: "returns.parquet",
+    Score.EVALUATION: "evaluations.parquet",
+}
+"""Where a run's returns of each kind stand, in equal columns; evaluations only in a study that has them."""
+
+
+def files_of_run(study: Study) -> tuple[str, ...]:
+    """Files every finished run of a study has."""
+    return (*RUN_FILES, RETURNS[Score.EVALUATION]) if study.evaluation else RUN_FILES
 
 
 def run_dir(results: Path, run: Run) -> Path:
@@ -27,6 +39,11 @@ def state_dir(state: Path, run: Run) -> Path:
     return state / run.agent / run.variant / run.game / f"seed{run.seed}"
 
 
+def divergence_file(state: Path, run: Run) -> Path:
+    """Record of a run that diverged; shared by its milestones."""
+    return state_dir(state, run) / "diverged.json"
+
+
 def analysis_file(results: Path, run: Run) -> Path:
     """Tidy analysis values of one run."""
     return results / "analysis" / run.agent / run.variant / run.game / f"seed{run.seed}.parquet"
@@ -35,6 +52,11 @@ def analysis_file(results: Path, run: Run) -> Path:
 def scores_file(results: Path, figure: str) -> Path:
     """Tidy scores of one figure."""
     return results / "scores" / f"{figure}.parquet"
+
+
+def left_out_file(results: Path, figure: str) -> Path:
+    """The runs that one figure's scores leave out, and why; empty but for its header when complete."""
+    return results / "scores" / f"{figure}.left_out.csv"
 
 
 def table_files(results: Path, figure: str) -> tuple[Path, Path]:

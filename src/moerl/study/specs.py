@@ -12,7 +12,14 @@ import json
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 # Raised by hand when a change alters what training computes (golden traces in tests/ insist on it).
 TRAINING_REVISION = {"value": 1}
@@ -104,6 +111,15 @@ class Augmentation(StrEnum):
     NONE = "none"
     DRQ = "drq"
     """Random shift and intensity (Kostrikov et al. 2020; method 4.7)."""
+
+
+class IterationEnd(StrEnum):
+    """When an iteration that has had its agent steps is over."""
+
+    EPISODE = "episode"
+    """With its running episode: iterations overrun (the paper's 200M- and 50M-frame runs; method 4.2)."""
+    STEP = "step"
+    """At once; the episode goes on in the next iteration (Atari-100k; method 4.7)."""
 
 
 class NetworkSpec(Frozen):
@@ -282,15 +298,39 @@ class AgentSpec(HeadSpec):
 STACK_SIZE = 4  # frames stacked into one state (method 4.5)
 
 
+class Evaluation(Frozen):
+    """Games played after each iteration by its parameters: no noise, no learning (method 4.7)."""
+
+    episodes: PositiveInt
+    epsilon: Fraction = 0.001
+    """Probability of a random action."""
+
+
 class Schedule(Frozen):
-    """How a run is cut into iterations, and which of them leave a snapshot."""
+    """How a run is cut into iterations and episodes, and what an iteration leaves besides its returns.
+
+    The defaults are those of the paper's online runs.
+    """
 
     iteration_steps: PositiveInt
-    """Agent steps after which an iteration ends with its current episode (paper: 250,000)."""
+    """Agent steps of an iteration (paper: 250,000); see `iteration_end`."""
     snapshot_every: NonNegativeInt = 0
     """Iterations between snapshots of parameters and sampled batches; 0: none."""
     snapshot_batches: PositiveInt = 4
     """Uniform replay batches stored in each snapshot."""
+    iteration_end: IterationEnd = IterationEnd.EPISODE
+    max_noops: NonNegativeInt = 0
+    """An episode begins after 0 to this many no-op steps, all equally likely, that nobody sees."""
+    evaluation: Evaluation | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_unused_options(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Options that came later are left out where they are off: what was trained before stays valid."""
+        later = ("iteration_end", "max_noops", "evaluation")
+        fields = type(self).model_fields
+        off = {name for name in later if getattr(self, name) == fields[name].default}
+        dumped: dict[str, Any] = dump(self)
+        return {name: value for name, value in dumped.items() if name not in off}
 
 
 class TrainSpec(Frozen):

@@ -23,6 +23,7 @@ from moerl.atari.lanes import AtariLanes, Frame
 from moerl.atari.regenerate import regenerate
 from moerl.study.specs import FRAMES_PER_STEP, TrainSpec
 from moerl.training.checkpoint import RunFolders
+from moerl.training.evaluation import Evaluator
 from moerl.training.lane import DivergedError, Lane
 from moerl.training.rng import Purpose, stream
 from moerl.training.statefile import StateError
@@ -84,7 +85,8 @@ class Pack:
     def create(cls, spec: TrainSpec, rom: str, lanes: list[Lane], agent: ValueAgent) -> Pack:
         """Open the emulators and bring every lane's replay and game to where its log ends."""
         hyper = spec.hyper
-        env = AtariLanes(rom, [lane.seed for lane in lanes], hyper.sticky_actions, hyper.max_episode_steps)
+        seeds, noops = [lane.seed for lane in lanes], spec.schedule.max_noops
+        env = AtariLanes(rom, seeds, hyper.sticky_actions, hyper.max_episode_steps, noops)
         if env.num_actions != spec.num_actions:
             raise StateError(
                 f"{spec.game} has {env.num_actions} actions here; the games table says {spec.num_actions}"
@@ -115,28 +117,30 @@ class Pack:
                 )
             lane.check_regenerated()
 
-    def round(self, active: Sequence[int]) -> list[int]:
-        """One agent step of every active lane; returns the lanes whose iteration ended with it."""
-        fresh = {i: len(self.lanes[i].log.episode_lengths) for i in active if self.lanes[i].between_episodes}
+    def round(self, active: Sequence[int]) -> None:
+        """One agent step of every active lane, or a skipped no-op step where an episode begins with some."""
+        between = [i for i in active if self.lanes[i].between_episodes]
+        fresh = {i: len(self.lanes[i].log.episode_lengths) for i in between if not self.env.waiting(i)}
         if fresh:
             for i, frame in self.env.begin_episodes(fresh).items():
                 self.lanes[i].begin_episode(frame)
-        for i in active:
+        playing = [i for i in active if not self.env.waiting(i)]
+        for i in playing:
             self._train(self.lanes[i])
-        for i in active:
+        for i in playing:
             self.actions[i] = self._choose(self.lanes[i])
         step = self.env.step(self.actions)
-        ended = []
-        for i in active:
+        for i in playing:
             lane, action = self.lanes[i], int(self.actions[i])
             lane.log.append(action)
             before = lane.ring.add_count
             end = lane.observe(action, *step.of(i))
             if lane.priorities is not None:
                 lane.priorities.insert(before, lane.ring.add_count)
-            if end and lane.finish_episode():
-                ended.append(i)
-        return ended
+            if end:
+                lane.finish_episode()
+        for i, frame in step.first.items():
+            self.lanes[i].begin_episode(frame)
 
     def _train(self, lane: Lane) -> None:
         hyper = self.spec.hyper
@@ -175,59 +179,106 @@ def train(
 
     `report` is called now and then with the lanes and this process's frames per second.
 
-    Raises LeftEarlyError (saved, run again), StateError, UserError, or DivergedError once the lanes that
-    did not diverge are done.
+    A run whose divergence is on record is not trained again, and one that is finished is only published.
+
+    Raises LeftEarlyError (saved, run again), StateError, UserError, FailureError, or DivergedError once the
+    lanes that did not diverge are done.
     """
     started = time.monotonic()
     agent = ValueAgent(spec.hyper, spec.network, spec.num_actions)
     with ExitStack() as locks, _Signals() as signals:
         for folder in runs.values():
             locks.enter_context(folder.lock())
-        folders = list(runs.values())
-        lanes = [folder.find(spec, seed, iterations, agent) for seed, folder in runs.items()]
+        diverged: list[DivergedError] = []
+        folders, lanes = _lanes_to_train(spec, runs, iterations, agent, diverged)
+        if not lanes:
+            _raise_first(diverged)
+            return
         pack = Pack.create(spec, rom, lanes, agent)
         clock = _Clock(started, options, lanes, [folder.seconds for folder in folders])
+        evaluator = Evaluator(spec, rom, agent)
         active = list(range(len(lanes)))
-        diverged: list[DivergedError] = []
+
+        def leaving() -> str | None:
+            return signals.caught or ("its deadline is near" if clock.deadline_passed() else None)
 
         def attempt(i: int, work: Callable[[], None]) -> None:
             """Do something that a diverged lane refuses; such a lane is out, the others go on."""
             try:
                 work()
             except DivergedError as error:
-                log.error("%s; last good checkpoint: %s", error, folders[i].state)
-                diverged.append(error)
+                diverged.append(folders[i].record_divergence(lanes[i], error))
+                log.error("%s", diverged[-1])
                 active.remove(i)
 
         def end_iteration(i: int) -> None:
+            """Evaluate and account for an iteration that is over; left for later if there is no time."""
             lane, folder = lanes[i], folders[i]
-            lane.finish_iteration()
+            lane.tensors()  # refuses an iteration that ends in parameters that are not finite
+            evaluated: list[float] | None = []
+            if spec.schedule.evaluation:
+                evaluated = evaluator.evaluate(lane.learner.params, lane.seed, len(lane.rows), leaving)
+            if evaluated is None:
+                return
+            lane.finish_iteration(evaluated)
             folder.stamp(lane, clock.seconds(i))
             every = spec.schedule.snapshot_every
             if every and len(lane.rows) % every == 0:
                 folder.save_snapshot(lane)
+            publish_if_done(i)
 
-        for i in list(active):
+        def publish_if_done(i: int) -> None:
             if len(lanes[i].rows) == iterations:
                 folders[i].publish(lanes[i])
                 active.remove(i)
+
+        for i in list(active):
+            publish_if_done(i)
         while active:
-            for i in pack.round(active):
+            # A lane can come with an iteration that is over: its evaluation was interrupted.
+            if not any(lanes[i].iteration_over for i in active):
+                pack.round(active)
+            for i in [i for i in active if lanes[i].iteration_over]:
                 attempt(i, partial(end_iteration, i))
-                if len(lanes[i].rows) == iterations:
-                    folders[i].publish(lanes[i])
-                    active.remove(i)
-            leaving = signals.caught or ("its deadline is near" if clock.deadline_passed() else None)
-            if leaving or clock.save_due():
+            reason = leaving()
+            if reason or clock.save_due():
                 for i in list(active):
                     attempt(i, partial(folders[i].save, lanes[i], clock.seconds(i)))
                 clock.saved()
-            if leaving and active:
-                raise LeftEarlyError(f"saved and left because {leaving}; run it again to go on")
+            if reason and active:
+                raise LeftEarlyError(f"saved and left because {reason}; run it again to go on")
             if report is not None and clock.report_due():
                 report(lanes, clock.frames_per_second())
-        if diverged:
-            raise diverged[0]
+        _raise_first(diverged)
+
+
+def _lanes_to_train(
+    spec: TrainSpec,
+    runs: dict[int, RunFolders],
+    iterations: int,
+    agent: ValueAgent,
+    diverged: list[DivergedError],
+) -> tuple[list[RunFolders], list[Lane]]:
+    """Find the lanes that there is work for; publishes finished ones, and adds to `diverged` known ones."""
+    folders, lanes = [], []
+    for seed, folder in runs.items():
+        if (known := folder.recorded_divergence(spec, iterations)) is not None:
+            log.error("%s", known)
+            diverged.append(known)
+            continue
+        lane = folder.find(spec, seed, iterations, agent)
+        if len(lane.rows) == iterations and folder.published_before:
+            folder.publish(lane)
+            continue
+        folders.append(folder)
+        lanes.append(lane)
+    return folders, lanes
+
+
+def _raise_first(diverged: Sequence[DivergedError]) -> None:
+    """Raise the error of the first run that diverged, if one did; the log names all of them."""
+    if diverged:
+        raise diverged[0]
 
 
 class _Clock:

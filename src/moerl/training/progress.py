@@ -1,8 +1,9 @@
 """What a finished part of a run reports: one row per iteration, and its Parquet files.
 
-An iteration is a number of whole episodes that together reach `iteration_steps` agent steps; its
-return is the mean undiscounted, unclipped return of those episodes under the training policy
-(method 4.2).
+An iteration is a number of whole episodes that together reach `iteration_steps` agent steps, or
+exactly so many steps (`IterationEnd`); its return is the mean undiscounted, unclipped return of the
+episodes that ended in it under the training policy (method 4.2). With evaluation, the games played
+after an iteration have a row of their own (method 4.7).
 """
 
 from __future__ import annotations
@@ -25,9 +26,21 @@ class IterationRow:
     """Cumulative gradient steps."""
     episodes: int
     """Episodes finished in this iteration."""
-    mean_return: float
+    mean_return: float | None
+    """None if no episode was finished."""
     mean_loss: float | None
     """Mean training loss of the iteration's gradient steps; None if there was none."""
+
+
+@dataclass(frozen=True)
+class EvaluationRow:
+    """Results of the games played after one iteration."""
+
+    iteration: int
+    frame: int
+    """Cumulative emulated frames of training."""
+    episodes: int
+    mean_return: float
 
 
 @dataclass(frozen=True)
@@ -67,7 +80,12 @@ def _parquet(rows: list[dict[str, object]], schema: pa.Schema) -> bytes:
 
 
 def returns_parquet(rows: list[IterationRow]) -> bytes:
-    """`returns.parquet`: iteration, frame, episodes, mean_return."""
+    """`returns.parquet`: iteration, frame, episodes, mean_return (null without episodes)."""
+    return _parquet([asdict(row) for row in rows], _RETURNS)
+
+
+def evaluations_parquet(rows: list[EvaluationRow]) -> bytes:
+    """`evaluations.parquet`: iteration, frame, episodes, mean_return."""
     return _parquet([asdict(row) for row in rows], _RETURNS)
 
 

@@ -25,6 +25,10 @@ class Purpose(IntEnum):
     """On the device: noise and augmentation of one update. `step` = gradient step."""
     ACT = 5
     """On the device: noise of one action. `step` = agent step."""
+    EVALUATION = 6
+    """The run seed that an evaluation is played under. `step` = iteration."""
+    EVALUATION_EXPLORE = 7
+    """All of an evaluation episode's draws as EXPLORE's, under that run seed. `step` = episode."""
 
 
 def stream(run_seed: int, purpose: Purpose, step: int) -> np.random.Generator:

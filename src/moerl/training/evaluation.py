@@ -1,0 +1,127 @@
+"""Evaluation: whole games under the greedy policy of an iteration's parameters (Atari-100k; method 4.7).
+
+No noise, hardly any exploration, nothing learnt or stored. The agent sees a game as it does in
+training, so a lost life restarts the frame stack where it does so there; returns are of the whole
+game, unclipped.
+
+An evaluation is a function of parameters, run seed and iteration. Nothing of it is ever saved: one
+that is interrupted is played again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+import numpy.typing as npt
+
+from moerl.agents.value import Params, ValueAgent
+from moerl.atari.lanes import FRAME_SHAPE, AtariLanes, Frame
+from moerl.study.specs import STACK_SIZE, Evaluation, TrainSpec
+from moerl.training.rng import Purpose, stream
+
+LANES = 32
+"""Games side by side: a lane whose game is over takes the next one.
+
+Part of what is computed: how many states a network sees at once can change the rounding of its sums.
+"""
+
+
+def evaluation_seed(run_seed: int, iteration: int) -> int:
+    """The run seed that an evaluation's games are seeded from; they count as its episodes from 0."""
+    return int(stream(run_seed, Purpose.EVALUATION, iteration).integers(2**63))
+
+
+@dataclass
+class _Game:
+    """A game in play; `stack` `[4, 84, 84]` is what the agent sees of it."""
+
+    episode: int
+    rng: np.random.Generator
+    stack: npt.NDArray[np.uint8]
+    score: float = 0.0
+    steps: int = 0
+
+    def show(self, frame: Frame, afresh: bool) -> None:
+        """Push a frame, onto zeros if the agent sees it as the start of an episode."""
+        self.stack[:-1] = 0 if afresh else self.stack[1:]
+        self.stack[-1] = frame
+
+
+class Evaluator:
+    """Plays the evaluations of the runs of one spec."""
+
+    def __init__(self, spec: TrainSpec, rom: str, agent: ValueAgent) -> None:
+        self._spec, self._rom = spec, rom
+        self._greedy = jax.jit(lambda params, states: agent.greedy_action(params, states))
+
+    def evaluate(
+        self, params: Params, run_seed: int, iteration: int, interrupted: Callable[[], object]
+    ) -> list[float] | None:
+        """Returns of the evaluation's episodes, in their order; None if `interrupted` said yes.
+
+        Raises ValueError if the spec has no evaluation.
+        """
+        evaluation = self._spec.schedule.evaluation
+        if evaluation is None:
+            raise ValueError("this spec has no evaluation")
+        seed, hyper = evaluation_seed(run_seed, iteration), self._spec.hyper
+        seeds = [seed] * min(LANES, evaluation.episodes)
+        noops = self._spec.schedule.max_noops
+        env = AtariLanes(self._rom, seeds, hyper.sticky_actions, hyper.max_episode_steps, noops)
+        try:
+            return self._play(env, params, seed, evaluation, interrupted)
+        finally:
+            env.close()
+
+    def _play(
+        self,
+        env: AtariLanes,
+        params: Params,
+        seed: int,
+        evaluation: Evaluation,
+        interrupted: Callable[[], object],
+    ) -> list[float] | None:
+        returns = [0.0] * evaluation.episodes
+        states = np.zeros((len(env), STACK_SIZE, *FRAME_SHAPE), dtype=np.uint8)
+        actions = np.zeros(len(env), dtype=np.int32)
+        to_play = iter(range(evaluation.episodes))
+        games: dict[int, _Game] = {}
+        idle = list(range(len(env)))
+        while True:
+            for lane, episode in zip(idle, to_play, strict=False):
+                rng = stream(seed, Purpose.EVALUATION_EXPLORE, episode)
+                games[lane] = _Game(episode, rng, states[lane])
+            if starting := {lane: games[lane].episode for lane in idle if lane in games}:
+                for lane, frame in env.begin_episodes(starting).items():
+                    games[lane].show(frame, afresh=True)
+            if not games:
+                return returns
+            if interrupted():
+                return None
+            best = np.asarray(self._greedy(params, states))
+            playing = [lane for lane in games if not env.waiting(lane)]
+            for lane in playing:
+                actions[lane] = self._explore(games[lane].rng, evaluation.epsilon, int(best[lane]))
+            step = env.step(actions)
+            idle = []
+            for lane in playing:
+                game = games[lane]
+                if self._observe(game, *step.of(lane)):
+                    returns[game.episode] = game.score
+                    del games[lane]
+                    idle.append(lane)
+            for lane, frame in step.first.items():
+                games[lane].show(frame, afresh=True)
+
+    def _explore(self, rng: np.random.Generator, epsilon: float, best: int) -> int:
+        return int(rng.integers(self._spec.num_actions)) if rng.random() <= epsilon else best
+
+    def _observe(self, game: _Game, reward: int, game_over: bool, life_lost: bool, frame: Frame) -> bool:
+        """Account for a step; returns whether the game ended with it."""
+        game.score += reward
+        game.steps += 1
+        game.show(frame, afresh=life_lost and self._spec.hyper.terminal_on_life_loss)
+        return game_over or game.steps == self._spec.hyper.max_episode_steps
