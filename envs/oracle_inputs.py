@@ -19,16 +19,28 @@ BATCH_SIZE = 32
 GAMMA = 0.99
 LEARNING_RATE = 6.25e-5
 ADAM_EPS = 1.5e-4
-CASES = tuple(
-    f"{encoder}-{module}"
-    for encoder in ("cnn", "impala")
-    for module in ("baseline", "baseline-x8", "softmoe1", "softmoe8", "top1-1", "top1-8")
+CASES = (
+    *(
+        f"{encoder}-{module}"
+        for encoder in ("cnn", "impala")
+        for module in ("baseline", "baseline-x8", "softmoe1", "softmoe8", "top1-1", "top1-8")
+    ),
+    "cnn-softmoe8-perfeat",
+    "cnn-softmoe8-normalised",
+    "cnn-softmoe8-randphi",
+    "cnn-top1-8-persamp",
+    "cnn-top1-8-balanced",
+    "impala-softmoe8-persamp",
+    "impala-top1-8-perfeat",
 )
 """Variants of config/networks.yaml that are compared."""
 RUNS = (*((case, "mse") for case in CASES), ("cnn-baseline", "huber"))
 """Compared variants and losses."""
+EXPERT_UNITS = {"persamp": 32}
+"""Hidden units of the experts where they are not 512: at full width PerSamp has 64M parameters."""
 STATES = 4
-BATCH_SEEDS = {"cnn": 114, "impala": 79}
+BATCH_SEEDS = {"cnn": 114, "impala": 79, "impala-softmoe8-persamp": 216, "impala-top1-8-perfeat": 224}
+"""Seeds of the batches, by variant or else by encoder; see `batch`."""
 SAMPLE = 16
 SKETCH = 64
 
@@ -71,7 +83,7 @@ def batch(case: str) -> dict[str, np.ndarray]:
     states and the seeds keep every decision clear of that.
     """
     encoder = case.split("-", 1)[0]
-    rng = generator(f"batch {encoder} {BATCH_SEEDS[encoder]}")
+    rng = generator(f"batch {encoder} {BATCH_SEEDS.get(case, BATCH_SEEDS[encoder])}")
     repeat = np.arange(BATCH_SIZE) % STATES
     return {
         "state": random_states(rng)[repeat],
@@ -113,6 +125,22 @@ def summary(name: str, tensor: np.ndarray) -> np.ndarray:
     bins = np.bincount(np.arange(flat.size) % SKETCH, flat * (2 * signs - 1), SKETCH)
     places = np.linspace(0, flat.size - 1, SAMPLE).astype(np.int64)
     return np.concatenate([[np.linalg.norm(flat)], flat[places], bins]).astype(np.float32)
+
+
+def options(case: str) -> dict[str, object]:
+    """The official networks' options for the variant `case`, which is named as in config/networks.yaml."""
+    module, *suffixes = case.split("-", 1)[1].removeprefix("top1-").split("-")
+    if module == "baseline":
+        width = int(suffixes[0].removeprefix("x")) if suffixes else 1
+        return {"moe_type": "BASELINE", "num_experts": width, "scale_hidden_layer": True}
+    tokens = next((suffix for suffix in suffixes if suffix in ("perfeat", "persamp")), "perconv")
+    routing = {"perconv": "PER_PIXEL", "perfeat": "PER_FEATUREMAP", "persamp": "PER_SAMPLE"}
+    return {
+        "moe_type": "SOFTMOE" if module.startswith("softmoe") else "MOE",
+        "num_experts": int(module.removeprefix("softmoe")),
+        "routing_type": routing[tokens],
+        "expert_hidden_units": EXPERT_UNITS.get(tokens, 512),
+    }
 
 
 def oracle_name(name: str, case: str) -> str:
@@ -158,4 +186,6 @@ def parameter_names(case: str) -> list[str]:
     else:
         layers += ["moe/experts/hidden", "moe/experts/output"]
         single = ["moe/phi", "moe/scalar"] if "softmoe" in module else ["moe/router/kernel"]
+        if module.endswith("randphi"):
+            single.remove("moe/phi")
     return [f"{layer}/{leaf}" for layer in layers for leaf in ("kernel", "bias")] + single

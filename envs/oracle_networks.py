@@ -17,6 +17,7 @@ Adam's first moment, (1 - 0.9) times the first gradient.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 import warnings
@@ -29,26 +30,37 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import optax  # noqa: E402
 import oracle_inputs  # noqa: E402
+import oracle_settings  # noqa: E402
 from absl import logging  # noqa: E402
 from dopamine.jax.agents.dqn import dqn_agent  # noqa: E402
 from dopamine.labs.moes.agents import dqn_moe_agent  # noqa: E402
 from dopamine.labs.moes.architectures import networks  # noqa: E402
 
 logging.set_verbosity(logging.ERROR)
+jax.config.update("jax_threefry_partitionable", True)
 
 
 def network(case):
     """The official network of variant `case`."""
-    encoder, module = case.split("-", 1)
-    factory = {"cnn": networks.NatureDQNMoE, "impala": networks.ImpalaMoE}[encoder]
-    if module.startswith("baseline"):
-        width = int(module.removeprefix("baseline").removeprefix("-x") or 1)
-        options = {"moe_type": "BASELINE", "num_experts": width, "scale_hidden_layer": True}
-    elif module.startswith("softmoe"):
-        options = {"moe_type": "SOFTMOE", "num_experts": int(module.removeprefix("softmoe"))}
-    else:
-        options = {"moe_type": "MOE", "num_experts": int(module.removeprefix("top1-"))}
-    return factory(num_actions=oracle_inputs.NUM_ACTIONS, **options)
+    factory = {"cnn": networks.NatureDQNMoE, "impala": networks.ImpalaMoE}[case.split("-", 1)[0]]
+    return factory(num_actions=oracle_inputs.NUM_ACTIONS, **oracle_inputs.options(case))
+
+
+@dataclasses.dataclass(frozen=True)
+class HandsOnThirdKey:
+    """A network that hands a third of its key on to the mixture, as the official Rainbow's does.
+
+    The official DQN hands it on whole. The project has one rule for all agents; which draw becomes
+    the random matrix is otherwise no difference.
+    """
+
+    net: object
+    num_experts: int = 8
+    num_selected_experts: int = 1
+
+    def apply(self, params, state, key):
+        """Evaluate one state."""
+        return self.net.apply(params, state, key=jax.random.split(key, 3)[2])
 
 
 def flatten(tree):
@@ -89,7 +101,8 @@ def compute(case, loss):
         "adam", learning_rate=oracle_inputs.LEARNING_RATE, eps=oracle_inputs.ADAM_EPS
     )
     trained = dqn_moe_agent.train(
-        net, params, params, optimizer, optimizer.init(params), states, batch["action"],
+        HandsOnThirdKey(net) if case.endswith("randphi") else net,
+        params, params, optimizer, optimizer.init(params), states, batch["action"],
         next_states, batch["reward"], batch["terminal"].astype(np.uint8), oracle_inputs.GAMMA,
         key, False, False, loss_type=loss,
     )  # fmt: skip
@@ -134,10 +147,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("kind", choices=("full", "goldens"))
     parser.add_argument("directory", type=Path)
+    parser.add_argument("runs", nargs="*", help="<case>-<loss>; all if none is named")
     arguments = parser.parse_args()
     arguments.directory.mkdir(parents=True, exist_ok=True)
     for case, loss in oracle_inputs.RUNS:
-        found = compute(case, loss)
+        if arguments.runs and f"{case}-{loss}" not in arguments.runs:
+            continue
+        with oracle_settings.settings(case, jax.random.PRNGKey(0), dqn=True):
+            found = compute(case, loss)
         path = arguments.directory / f"{case}-{loss}.npz"
         if arguments.kind == "full":
             np.savez(path, **found)

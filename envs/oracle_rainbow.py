@@ -32,6 +32,7 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import oracle_inputs  # noqa: E402
 import oracle_rainbow_inputs as inputs  # noqa: E402
+import oracle_settings  # noqa: E402
 from absl import logging  # noqa: E402
 from dopamine.jax import networks as base_networks  # noqa: E402
 from dopamine.jax.agents.dqn import dqn_agent  # noqa: E402
@@ -53,8 +54,7 @@ base_networks.NoisyNetwork.sample_noise = staticmethod(sample_noise)
 
 def network(agent, case):
     """The official network of variant `case`, as `agent` configures it."""
-    encoder, module = case.split("-", 1)
-    options = {"baseline": "BASELINE", "softmoe8": "SOFTMOE", "top1-8": "MOE"}
+    encoder = case.split("-", 1)[0]
     settings = inputs.AGENTS[agent]
     return networks.FullRainbowMoENetwork(
         num_actions=inputs.NUM_ACTIONS,
@@ -63,10 +63,9 @@ def network(agent, case):
         dueling=True,
         distributional=settings["num_atoms"] > 1,
         inputs_preprocessed=agent != "rainbow",
-        num_experts=8,
-        moe_type=options[module],
         encoder_type=encoder.upper(),
         nn_scale=1,
+        **oracle_inputs.options(case),
     )
 
 
@@ -167,7 +166,8 @@ def main():
     for agent, case in inputs.RUNS:
         if arguments.runs and f"{agent}/{case}" not in arguments.runs:
             continue
-        found = compute(agent, case)
+        with oracle_settings.settings(case, jax.random.PRNGKey(inputs.KEY)):
+            found = compute(agent, case)
         path = arguments.directory / f"{agent}-{case}.npz"
         if arguments.kind == "full":
             np.savez(path, **found)

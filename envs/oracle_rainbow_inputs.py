@@ -28,6 +28,10 @@ RUNS = (
         for encoder in ("cnn", "impala")
         for module in ("baseline", "softmoe8", "top1-8")
     ),
+    ("rainbow", "cnn-softmoe8-randphi"),
+    ("rainbow", "cnn-top1-8-balanced"),
+    ("rainbow", "cnn-softmoe8-persamp"),
+    ("rainbow", "cnn-top1-8-perfeat"),
     ("drq_eps", "cnn-baseline"),
     ("drq_eps", "impala-softmoe8"),
 )

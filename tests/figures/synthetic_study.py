@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ import pandas as pd
 
 from moerl.study.config import load_study
 from moerl.study.expansion import Run, Study
-from moerl.study.paths import analysis_file, run_dir
+from moerl.study.paths import analysis_file, divergence_file, run_dir
+from moerl.study.standing import Divergence
 
 STUDY = """
 name: synthetic
@@ -39,7 +41,7 @@ def gains(variant: str) -> float:
 
 
 def write_returns(study: Study, run: Run, results: Path) -> pd.DataFrame:
-    """A plausible `returns.parquet`; the same for the same run."""
+    """A plausible `returns.parquet`, the same for the same run, and a manifest that says it is finished."""
     game = study.games[run.game]
     low, high = game.random or 0.0, game.human or 100.0
     iterations = np.arange(study.iterations(run.milestone))
@@ -58,7 +60,28 @@ def write_returns(study: Study, run: Run, results: Path) -> pd.DataFrame:
     path = run_dir(results, run) / "returns.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     table.to_parquet(path, index=False)
+    manifest = {"spec_digest": study.train_spec(run.cell).digest()}
+    path.with_name("manifest.json").write_text(json.dumps(manifest))
     return table
+
+
+def write_divergence(study: Study, run: Run, state: Path, step: int, iteration: int = 0) -> None:
+    """A record that the run diverged."""
+    record = Divergence(
+        run=run.name,
+        spec=study.train_spec(run.cell).digest(),
+        problem=f"loss nan at gradient step {step}",
+        gradient_step=step,
+        agent_step=4 * step,
+        frame=16 * step,
+        iteration=iteration,
+        checkpoint=None,
+        checkpoint_agent_step=None,
+        versions={},
+    )
+    path = divergence_file(state, run)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(record.model_dump_json())
 
 
 def write_analysis(study: Study, run: Run, results: Path) -> None:

@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 
 from moerl.figures.bars import grouped_bars
 from moerl.figures.curves import band_curve, frames_axis, from_zero, ticks
-from moerl.figures.notes import SIZE, absent_panel, finish, missing_note
+from moerl.figures.notes import SIZE, absent_panel, finish, partial_note
 from moerl.figures.style import SERIES, SPARE, paper_style, save, styles
 
 NAN = float("nan")
@@ -107,11 +107,24 @@ def test_an_absent_panel_says_why(ax: Axes) -> None:
     assert [text.get_text() for text in absent_panel(ax, "not in this study").texts] == ["not in this study"]
 
 
+def test_what_is_left_out_is_named_diverged_runs_first() -> None:
+    assert partial_note(40, {}) is None
+    assert partial_note(40, {"a": "missing"}) == "PARTIAL: 39 of 40 runs; missing: a."
+    left_out = {"a": "missing", "b": "diverged at gradient step 3", "c": "missing"}
+    assert partial_note(40, left_out, ["x without y"]) == (
+        "PARTIAL: 37 of 40 runs; diverged: b; missing: a, c; IQM over fewer games: x without y."
+    )
+
+
 def test_long_lists_of_missing_runs_are_cut_and_counted() -> None:
-    assert missing_note([]) is None
-    assert missing_note(["a", "b"]) == "INCOMPLETE, missing: a, b."
-    assert missing_note([str(i) for i in range(9)]) == (
-        "INCOMPLETE, missing: 0, 1, 2, 3, 4, 5 and 3 more (named in the table)."
+    left_out = {str(i): "missing" for i in range(9)}
+    assert partial_note(20, left_out) == (
+        "PARTIAL: 11 of 20 runs; missing: 0, 1, 2, 3, 4, 5 and 3 more (all named in the table)."
+    )
+    left_out |= {str(i): "diverged at gradient step 1" for i in range(9, 16)}
+    assert partial_note(20, left_out) == (
+        "PARTIAL: 4 of 20 runs; diverged: 9, 10, 11, 12, 13, 14 and 1 more; missing: 9 runs "
+        "(all named in the table)."
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from synthetic_study import load, write_runs
+from synthetic_study import load, write_divergence, write_runs
 
 from moerl.figures import stage
 from moerl.figures.analysis_grid import analysis_figure
@@ -142,13 +142,41 @@ def test_missing_runs_are_refused_or_named_on_the_face(study: Study, results: Pa
         if run.variant == "cnn-top1-8" or (run.variant, run.seed) == ("cnn-softmoe2", 1):
             (run_dir(results, run) / "returns.parquet").unlink()
     make_tables(study, results, allow_partial=True)
-    with pytest.raises(UserError, match="lacks runs, the first: DQN SoftMoE 2 AirRaid seed 1"):
+    with pytest.raises(UserError, match=r"lacks runs, the first: dqn cnn-softmoe2 AirRaid seed 1 \(missing"):
         stage.run(study, "fig01", results)
     assert not figure_files(results, "fig01")[0].exists()
     stage.run(study, "fig01", results, allow_partial=True)
     said = svg_text(study, "fig01", results)
-    assert "INCOMPLETE, missing: DQN SoftMoE 2 AirRaid seed" in said
-    assert "and 6 more" in said
+    assert "PARTIAL: 96 of 108 runs; missing: dqn cnn-softmoe2 AirRaid seed 1, " in said
+    assert "and 6 more (all named in the table)." in said
+    assert said.count("no runs") == 1  # where Top1-MoE 8 would stand
+
+
+def test_diverged_runs_and_bars_over_fewer_games_are_named_on_the_face(
+    study: Study, results: Path, tmp_path: Path
+) -> None:
+    for run in study.figure_runs(study.figure("fig01")):
+        if (run.variant, run.game) == ("cnn-softmoe2", "Pong"):
+            (run_dir(results, run) / "returns.parquet").unlink()
+            if run.seed:
+                write_divergence(study, run, tmp_path, 10 * run.seed)
+    scores_stage.run(study, "fig01", results, True, tmp_path)
+    table_stage.run(study, "fig01", results, True)
+    stage.run(study, "fig01", results, True)
+    said = svg_text(study, "fig01", results)
+    names = [f"dqn cnn-softmoe2 Pong seed {seed}" for seed in range(3)]
+    expected = f"PARTIAL: 105 of 108 runs; diverged: {names[1]}, {names[2]}; missing: {names[0]}; "
+    assert f"{expected}IQM over fewer games: DQN SoftMoE 2 without Pong." in said
+    assert "no runs" not in said
+
+
+def test_of_complete_data_a_partial_figure_is_the_same_bytes(study: Study, tables: Path) -> None:
+    for figure in FIGURES:
+        found = []
+        for allow_partial in (False, True):
+            stage.run(study, figure, tables, allow_partial)
+            found.append([path.read_bytes() for path in figure_files(tables, figure)])
+        assert found[0] == found[1]
 
 
 def test_a_game_without_any_run_leaves_its_row_empty(study: Study, results: Path) -> None:
@@ -158,7 +186,18 @@ def test_a_game_without_any_run_leaves_its_row_empty(study: Study, results: Path
             shutil.rmtree(results / "analysis" / run.agent / run.variant / run.game, ignore_errors=True)
     make_tables(study, results, allow_partial=True)
     stage.run(study, "fig10", results, allow_partial=True)
-    assert "INCOMPLETE, missing: Baseline Asterix seed 0" in svg_text(study, "fig10", results)
+    said = svg_text(study, "fig10", results)
+    assert "PARTIAL: 18 of 27 runs; missing: dqn cnn-baseline Asterix seed 0, " in said
+    assert said.count("no runs") == 4  # once in each panel of the row
+
+
+def test_a_series_without_runs_is_named_where_its_curve_would_be(study: Study, results: Path) -> None:
+    for run in study.figure_runs(study.figure("fig10")):
+        if (run.game, run.variant) == ("Pong", "cnn-softmoe8"):
+            (run_dir(results, run) / "returns.parquet").unlink()
+    make_tables(study, results, allow_partial=True)
+    stage.run(study, "fig10", results, allow_partial=True)
+    assert svg_text(study, "fig10", results).count("no runs: SoftMoE") == 4
 
 
 def test_without_a_table_the_error_names_it(study: Study, tmp_path: Path) -> None:
@@ -209,7 +248,7 @@ def test_the_same_bytes_in_any_process_folder_and_environment(
         assert process.wait() == 0
         made = [p for kind in ("scores", "tables", "figures") for p in (folder / "results" / kind).iterdir()]
         found.append({path.name: path.read_bytes() for path in made})
-    assert len(found[0]) == 2 * (1 + 2 + 3)
+    assert len(found[0]) == 2 * (2 + 2 + 3)
     assert found[0] == found[1]
 
 

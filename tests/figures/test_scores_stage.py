@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_study import write_runs
+from synthetic_study import write_divergence, write_runs
 
 from moerl.statistics import scores_stage
+from moerl.statistics.readers import read_left_out
 from moerl.study.errors import UserError
 from moerl.study.expansion import Study
-from moerl.study.paths import run_dir, scores_file
+from moerl.study.paths import left_out_file, run_dir, scores_file, state_dir
 
 
 def scores(study: Study, figure: str, results: Path) -> pd.DataFrame:
@@ -56,13 +57,52 @@ def test_without_a_scaling_axis_x_is_null(study: Study, results: Path) -> None:
 
 def test_missing_runs_are_refused_unless_allowed(study: Study, results: Path) -> None:
     run = study.figure_runs(study.figure("fig01"))[4]
-    path = run_dir(results, run) / "returns.parquet"
-    path.unlink()
-    with pytest.raises(UserError, match=rf"fig01: 1 of 108 runs have no returns.*{path}"):
+    (run_dir(results, run) / "returns.parquet").unlink()
+    expected = (
+        r"fig01: 1 of 108 runs are not finished: dqn cnn-baseline Pong seed 1 \(missing\); --allow-partial"
+    )
+    with pytest.raises(UserError, match=expected):
         scores_stage.run(study, "fig01", results)
+    assert not scores_file(results, "fig01").exists()
     scores_stage.run(study, "fig01", results, allow_partial=True)
     table = pd.read_parquet(scores_file(results, "fig01"))
     assert len(table) == 107 * 8
+    assert read_left_out(left_out_file(results, "fig01")) == {run: "missing"}
+
+
+def test_every_run_left_out_is_named_with_its_reason(study: Study, results: Path, tmp_path: Path) -> None:
+    diverged, outdated, missing, elsewhere = study.figure_runs(study.figure("fig01"))[:4]
+    state = tmp_path / "state"
+    (run_dir(results, diverged) / "returns.parquet").unlink()
+    write_divergence(study, diverged, state, 37, iteration=7)
+    (run_dir(results, outdated) / "manifest.json").write_text('{"spec_digest": "0123"}')
+    (run_dir(results, missing) / "manifest.json").unlink()  # the last file that training writes
+    kept = state_dir(state, elsewhere) / elsewhere.milestone  # its pack's job failed
+    kept.parent.mkdir(parents=True)
+    run_dir(results, elsewhere).rename(kept)
+    with pytest.raises(UserError, match=rf"3 of 108 .*: {diverged.name} \(diverged at gradient step 37\), "):
+        scores_stage.run(study, "fig01", results, state=state)
+    scores_stage.run(study, "fig01", results, allow_partial=True, state=state)
+    assert len(pd.read_parquet(scores_file(results, "fig01"))) == 105 * 8
+    lines = left_out_file(results, "fig01").read_text().splitlines()
+    assert lines == [
+        "agent,variant,game,seed,milestone,why",
+        f"dqn,cnn-baseline,AirRaid,{diverged.seed},8M,diverged at gradient step 37",
+        f"dqn,cnn-baseline,AirRaid,{outdated.seed},8M,trained under another spec",
+        f"dqn,cnn-baseline,AirRaid,{missing.seed},8M,missing",
+    ]
+    # Without the state nobody knows of the divergence, nor of the run kept there.
+    with pytest.raises(UserError, match=r"4 of 108 .*and 1 more"):
+        scores_stage.run(study, "fig01", results)
+
+
+def test_of_complete_data_partial_scores_are_the_same_bytes(study: Study, results: Path) -> None:
+    found = []
+    for allow_partial in (False, True):
+        scores_stage.run(study, "fig01", results, allow_partial)
+        found.append([f(results, "fig01").read_bytes() for f in (scores_file, left_out_file)])
+    assert found[0] == found[1]
+    assert read_left_out(left_out_file(results, "fig01")) == {}
 
 
 def test_nothing_at_all_is_refused_even_if_partial_is_allowed(study: Study, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from rliable import metrics
-from synthetic_study import write_runs
+from synthetic_study import write_divergence, write_runs
 
 from moerl.statistics import scores_stage, table_stage
 from moerl.statistics.tables import analysis_table, bar_table, readouts
@@ -87,13 +87,74 @@ def test_missing_runs_are_refused_or_named(study: Study, results: Path) -> None:
     run = study.figure_runs(study.figure("fig01"))[4]
     (run_dir(results, run) / "returns.parquet").unlink()
     scores_stage.run(study, "fig01", results, allow_partial=True)
-    with pytest.raises(UserError, match="fig01: missing runs, among them Pong seed 1"):
+    expected = r"fig01: lacks runs, among them dqn cnn-baseline Pong seed 1 \(missing\); --allow-partial"
+    with pytest.raises(UserError, match=expected):
         table_stage.run(study, "fig01", results)
     rows = table(study, "fig01", results, allow_partial=True)
     lacking = rows[rows["missing_runs"].notna()]
     assert lacking[["series", "x"]].drop_duplicates().to_numpy().tolist() == [["Baseline", 1]]
-    assert lacking["missing_runs"].unique().tolist() == ["Pong seed 1"]
+    assert lacking["missing_runs"].unique().tolist() == ["dqn cnn-baseline Pong seed 1 (missing)"]
     assert lacking["n_seeds"].unique().tolist() == ["2-3"]
+    assert rows["games_without_runs"].isna().all()
+
+
+def test_a_game_without_any_run_is_out_of_the_iqm_by_name(
+    study: Study, results: Path, tmp_path: Path
+) -> None:
+    """Two seeds diverged, one is missing: the bar is over one game less, the others as they were."""
+    complete = table(study, "fig01", results)
+    for run in study.figure_runs(study.figure("fig01")):
+        if (run.variant, run.game) == ("cnn-softmoe2", "Pong"):
+            (run_dir(results, run) / "returns.parquet").unlink()
+            if run.seed:
+                write_divergence(study, run, tmp_path / "state", 10 * run.seed)
+    scores_stage.run(study, "fig01", results, True, tmp_path / "state")
+    table_stage.run(study, "fig01", results, True)
+    rows = pd.read_csv(table_files(results, "fig01")[0], dtype={"n_seeds": str})
+    changed = (rows["series"] == "SoftMoE") & (rows["x"] == 2)
+    pd.testing.assert_frame_equal(rows[~changed].iloc[:, :10], complete[~changed].iloc[:, :10])
+    row = rows[changed & (rows["readout"] == "last")].iloc[0]
+    assert (row["n_games"], row["n_seeds"], row["games_without_runs"]) == (1, "3", "Pong")
+    assert row["missing_runs"].split("; ") == [
+        "dqn cnn-softmoe2 Pong seed 0 (missing)",
+        "dqn cnn-softmoe2 Pong seed 1 (diverged at gradient step 10)",
+        "dqn cnn-softmoe2 Pong seed 2 (diverged at gradient step 20)",
+    ]
+    scores = pd.read_parquet(scores_file(results, "fig01"))
+    left = scores[(scores["variant"] == "cnn-softmoe2") & (scores["iteration"] == 7)]
+    assert set(left["game"]) == {"AirRaid", "Breakout"}
+    assert row["iqm"] == pytest.approx(metrics.aggregate_iqm(left["human_normalised"].dropna().to_numpy()))
+    tex = table_files(results, "fig01")[1].read_text(encoding="utf-8")
+    assert "Without any run in some cells, whose IQM is over the other games: Pong." in tex
+    assert "cnn-softmoe2 Pong seed 2 (diverged at gradient step 20)" in tex
+
+
+def test_of_complete_data_partial_tables_are_the_same_bytes(study: Study, results: Path) -> None:
+    for figure in study.figures:
+        found = []
+        for allow_partial in (False, True):
+            table(study, figure, results, allow_partial)
+            found.append([path.read_bytes() for path in table_files(results, figure)])
+        assert found[0] == found[1]
+
+
+def test_only_unscored_games_finished_is_said(study: Study, results: Path) -> None:
+    for run in study.figure_runs(study.figure("fig01")):
+        if run.game != "AirRaid":
+            (run_dir(results, run) / "returns.parquet").unlink()
+    with pytest.raises(UserError, match="no run of a game with a human score is finished"):
+        table(study, "fig01", results, allow_partial=True)
+
+
+def test_the_analysis_of_a_run_that_is_left_out_does_not_count(study: Study, results: Path) -> None:
+    run = study.figure_runs(study.figure("fig10"))[1]
+    (run_dir(results, run) / "returns.parquet").unlink()
+    assert analysis_file(results, run).is_file()  # of whatever was there before
+    rows = table(study, "fig10", results, allow_partial=True)
+    lacking = rows[rows["missing_runs"].notna()]
+    assert set(lacking["metric"]) == set(rows["metric"])
+    assert lacking["missing_runs"].unique().tolist() == [f"{run.name} (missing)"]
+    assert set(lacking["n_seeds"]) == {"2"}
 
 
 def test_a_bar_without_any_run_keeps_its_row(study: Study, results: Path) -> None:
@@ -147,7 +208,8 @@ def test_missing_analyses_are_refused_or_named(study: Study, results: Path) -> N
     run = study.figure_runs(study.figure("fig10"))[1]
     analysis_file(results, run).unlink()
     scores_stage.run(study, "fig10", results)
-    with pytest.raises(UserError, match="fig10: missing runs, among them Asterix seed 1"):
+    expected = r"fig10: lacks runs, among them dqn cnn-baseline Asterix seed 1 \(not analysed\)"
+    with pytest.raises(UserError, match=expected):
         table_stage.run(study, "fig10", results)
     rows = table(study, "fig10", results, allow_partial=True)
     lacking = rows[rows["missing_runs"].notna()]

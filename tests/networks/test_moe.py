@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moerl.networks.moe import SoftMoE, Top1MoE, build_moe, slots_per_expert, top1_dispatch
+from moerl.networks.moe import SoftMoE, Top1MoE, build_moe
+from moerl.networks.routing import slots_per_expert, top1_dispatch
 from moerl.study.specs import Encoder, NetworkSpec
 from moerl.study.specs import Module as Kind
 
@@ -126,7 +127,8 @@ def test_a_batch_equals_its_samples(kind: type[SoftMoE | Top1MoE]) -> None:
     whole = module.apply(params, batch)
     mapped = jax.vmap(jax.vmap(lambda x: module.apply(params, x)))(batch)
     single = module.apply(params, batch[1, 0])
-    for found, by_map, one in zip(whole, mapped, single, strict=True):
+    leaves = map(jax.tree.leaves, (whole, mapped, single))
+    for found, by_map, one in zip(*leaves, strict=True):
         np.testing.assert_allclose(found, by_map, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(found[1, 0], one, rtol=1e-5, atol=1e-6)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moerl.networks.moe import Experts, NoisyExpertDense
+from moerl.networks.experts import Experts, NoisyExpertDense
 from moerl.networks.noisy import NoisyDense, draw_noise
 from moerl.networks.q_network import build_network
 from moerl.study.specs import HeadSpec, NetworkSpec

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import jax
 import numpy as np
+import yaml
 
-from moerl.agents.value import Batch, Learner, Params, ValueAgent
+from moerl.agents.value import Batch, Draw, Learner, Params, ValueAgent
 from moerl.study.specs import AgentSpec, NetworkSpec
 
 ROOT = Path(__file__).parents[2]
@@ -33,17 +34,18 @@ def load_inputs() -> ModuleType:
 inputs = load_inputs()
 
 
+@cache
+def configured(name: str) -> dict[str, Any]:
+    """A file of `config/`."""
+    loaded: dict[str, Any] = yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text())
+    return loaded
+
+
 def network_spec(case: str) -> NetworkSpec:
-    """The network variant named `case`, as in config/networks.yaml."""
-    encoder, module = case.split("-", 1)
-    if module.startswith("baseline"):
-        width = int(module.removeprefix("baseline").removeprefix("-x") or 1)
-        fields = {"module": "baseline", "width": width}
-    else:
-        kind = "softmoe" if module.startswith("softmoe") else "top1"
-        experts = int(module.removeprefix("softmoe").removeprefix("top1-"))
-        fields = {"module": kind, "num_experts": experts, "tokens": "perconv"}
-    return NetworkSpec.model_validate({"encoder": encoder, **fields})
+    """The configured network variant `case`, with the experts' width of the comparison."""
+    fields = configured("networks")[case]
+    units = inputs.EXPERT_UNITS.get(fields.get("tokens"))
+    return NetworkSpec.model_validate(fields | ({"hidden_units": units} if units else {}))
 
 
 def agent_spec(loss: str) -> AgentSpec:
@@ -88,15 +90,29 @@ def parameters(value_agent: ValueAgent) -> Any:
     )
 
 
+def targets_and_gradients(
+    value_agent: ValueAgent, learner: Learner, batch: Batch, key: jax.Array
+) -> tuple[jax.Array, Params]:
+    """The pieces of `update` that it does not return: targets, and gradients of what it minimises."""
+    target_key, online_keys = None, None
+    if value_agent.draws:
+        target_key = jax.random.fold_in(key, Draw.TARGET)
+        online_keys = jax.random.split(jax.random.fold_in(key, Draw.ONLINE), len(batch.action))
+    targets = value_agent.targets(learner, batch, target_key)
+    gradient = jax.grad(value_agent.objective, has_aux=True)
+    balance_key = jax.random.fold_in(key, Draw.BALANCE)
+    return targets, gradient(learner.params, targets, batch, online_keys, balance_key)[0]
+
+
 def compute(case: str, loss: str) -> dict[str, np.ndarray]:
     """Every quantity that envs/oracle_networks.py writes for `case` and `loss`, by its keys."""
     value_agent = agent(case, loss)
+    key = jax.random.key(0)
 
     @jax.jit
     def everything(learner: Learner, batch: Batch) -> tuple[dict[str, jax.Array], Params, Learner]:
-        targets = value_agent.targets(learner, batch)
-        gradients = jax.grad(value_agent.loss)(learner.params, targets, batch)
-        updated, result = value_agent.update(learner, batch, jax.random.key(0))
+        _, gradients = targets_and_gradients(value_agent, learner, batch, key)
+        updated, result = value_agent.update(learner, batch, key)
         q_values = value_agent.evaluate(learner.params, batch.state).q_values
         next_q_values = value_agent.evaluate(learner.params, batch.next_state).q_values
         values = {"q_values": q_values, "next_q_values": next_q_values, "loss": result.loss}
@@ -139,7 +155,7 @@ def accepted_error(case: str, key: str, expected_norm: float) -> float:
     return accepted
 
 
-@lru_cache
+@cache
 def shapes(case: str) -> dict[str, tuple[int, ...]]:
     """Shapes of the parameters of `case`, by name."""
     tree = jax.eval_shape(agent(case, "mse").init, jax.random.key(0)).params

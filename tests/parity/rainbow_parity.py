@@ -10,12 +10,11 @@ from typing import Any
 
 import jax
 import numpy as np
-import yaml
-from network_parity import ROOT, TOLERANCE, flatten
+from network_parity import ROOT, TOLERANCE, configured, flatten, network_spec, targets_and_gradients
 from network_parity import inputs as shared
 
 from moerl.agents.value import Batch, Draw, ValueAgent
-from moerl.study.specs import AgentSpec, NetworkSpec, Replay
+from moerl.study.specs import AgentSpec, Replay
 
 
 def load_inputs() -> ModuleType:
@@ -33,18 +32,11 @@ def load_inputs() -> ModuleType:
 inputs = load_inputs()
 
 
-def configured(name: str) -> dict[str, Any]:
-    """A file of `config/`."""
-    loaded: dict[str, Any] = yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text())
-    return loaded
-
-
 @cache
 def agent(name: str, case: str) -> ValueAgent:
     """The configured agent on the configured network."""
     hyper = AgentSpec.model_validate(configured("agents")[name])
-    network = NetworkSpec.model_validate(configured("networks")[case])
-    return ValueAgent(hyper, network, inputs.NUM_ACTIONS)
+    return ValueAgent(hyper, network_spec(case), inputs.NUM_ACTIONS)
 
 
 @cache
@@ -75,15 +67,15 @@ def compute(name: str, case: str) -> dict[str, np.ndarray]:
     @jax.jit
     def parts(learner, batch):
         """The pieces of `update`, for what it does not return."""
-        noisy = value_agent.hyper.noisy
         seen = value_agent.augmented(batch, key)
-        keys = jax.random.split(jax.random.fold_in(key, Draw.ONLINE), len(seen.action)) if noisy else None
-        target_key = jax.random.fold_in(key, Draw.TARGET) if noisy else None
-        targets = value_agent.targets(learner, seen, target_key)
+        targets, gradients = targets_and_gradients(value_agent, learner, seen, key)
+        keys = None
+        if value_agent.draws:
+            keys = jax.random.split(jax.random.fold_in(key, Draw.ONLINE), len(seen.action))
         return {
             "logits": value_agent.evaluate(learner.params, seen.state, keys).logits,
             "losses": value_agent.losses(learner.params, targets, seen, keys),
-            "gradient": jax.grad(value_agent.loss)(learner.params, targets, seen, keys),
+            "gradient": gradients,
         }
 
     found = parts(learner, batch)

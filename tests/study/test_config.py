@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from moerl.cli.main import main
 from moerl.study.config import load_study
 from moerl.study.errors import ConfigError
 from moerl.study.expansion import Cell
@@ -59,6 +60,14 @@ BAD = {
     "agent of two panels": ({"figures__fig01": {"agent": "dqn"}}, ["figures.fig01.agent", "single-panel"]),
     "hyper-parameter out of range": ({"agents__dqn__gamma": 1.5}, ["agents.dqn.gamma", "1.5"]),
     "replay too small": ({"agents__dqn__replay_capacity": 20}, ["agents.dqn", "replay_capacity 20"]),
+    "window longer than an episode": (
+        {"agents__dqn__n_step": 50, "agents__dqn__max_episode_steps": 40},
+        ["agents.dqn", "n_step 50 is longer than max_episode_steps 40"],
+    ),
+    "agent that only figures know": (
+        {"agents__sac": {}},
+        ["agents.sac", "allowed: dqn, rainbow"],
+    ),
     "early read-out after the end": ({"early_readout": "40M"}, ["early_readout (40000000 frames)"]),
     "uneven early read-out": ({"early_readout": 1500}, ["early_readout (1500 frames)", "multiple"]),
     "analysis without snapshots": ({"snapshot_every": 0}, ["snapshot_every", "fig10 needs snapshots"]),
@@ -149,6 +158,29 @@ def test_command_line_exits_with_2_in_one_line_and_in_time(tmp_path):
         after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
     )  # whatever the machine's load
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("agent", "variant", "hint"),
+    [
+        ("rainbow", "cnn-baseline", "unknown agent 'rainbow' (allowed: dqn)"),  # built, but not in this study
+        ("sac", "cnn-baseline", "unknown agent 'sac'"),
+        ("dqn", "impala-softmoe16", "did you mean 'impala-softmoe1'?"),
+        ("dqn", "resnet-baseline", "unknown variant 'resnet-baseline'"),
+    ],
+)
+def test_a_combination_that_does_not_exist_is_one_line(tmp_path, monkeypatch, capsys, agent, variant, hint):
+    cell = ["--agent", agent, "--variant", variant, "--game", "Pong", "--seeds", "0", "--milestone", "2k"]
+    folders = ["--results", str(tmp_path / "r"), "--state", str(tmp_path / "s")]
+    monkeypatch.setattr("sys.argv", ["moerl", "train", "--study", str(DEMO), *cell, *folders])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"moerl: {DEMO}: ")
+    assert said.count("\n") == 1
+    assert hint in said
+    assert not (tmp_path / "s").exists()
 
 
 def test_study_imports_no_heavy_package():

@@ -204,6 +204,11 @@ def test_diverged_run_is_named_and_never_saved(tmp_path):
         tensors, _ = load(path)
         assert all(np.isfinite(v).all() for v in tensors.values() if v.dtype.kind == "f")
     assert not list(tmp_path.rglob("resume.safetensors"))
+    record = json.loads((tmp_path / "state" / "seed0" / "diverged.json").read_text())
+    good, meta = load(tmp_path / "state" / "seed0" / "end" / "current.safetensors")
+    assert record["checkpoint"] == str(tmp_path / "state" / "seed0" / "end" / "current.safetensors")
+    assert record["checkpoint_agent_step"] == meta["agent_steps"] <= record["agent_step"]
+    assert record["gradient_step"] >= meta["gradient_steps"] == int(good["opt_state/0/count"])
 
 
 @pytest.mark.long

@@ -6,6 +6,7 @@ import pytest
 from tiny_runs import tiny, tiny_agent
 
 from moerl.atari.lanes import AtariLanes
+from moerl.study.errors import FailureError
 from moerl.training import online
 from moerl.training.lane import DivergedError, Lane
 from moerl.training.online import Options, epsilon
@@ -164,6 +165,13 @@ def test_diverged_priorities_are_named_and_kept_out_of_the_table(tmp_path):
     assert np.isfinite(lane.priorities.leaves).all()
     with pytest.raises(DivergedError, match=r"der .* seed 0: diverged, priority nan .* at gradient step 6"):
         lane.flush_losses()
+
+
+def test_replay_in_which_every_priority_is_zero_is_an_error_that_names_the_run():
+    lane = fresh("der")
+    lane.gradient_steps = 7
+    with pytest.raises(FailureError, match=r"der .* seed 0: gradient step 7: cannot sample: the priority of"):
+        lane.sample_batch()
 
 
 @pytest.mark.parametrize("damage", [None, "shape", "negative"])

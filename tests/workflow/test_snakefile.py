@@ -90,6 +90,35 @@ def test_a_mistake_is_one_line_before_any_job(clone: Project, mistake: str) -> N
     assert not (clone.root / "results").exists()
 
 
+@pytest.mark.parametrize(
+    ("setting", "hint"),
+    [
+        ("allow_partial=perhaps", "allow_partial: bad value 'perhaps' (allowed: 1, 0, true, false)"),
+        ("allow_partial=2", "allow_partial: bad value 2"),
+        ("alow_partial=1", "unknown setting 'alow_partial'"),
+        ("allow_partial=1", "fig01: 48 of 48 runs are not finished: dqn cnn-baseline Asterix seed 0 (missing), "),
+    ],
+)
+def test_a_bad_setting_is_one_line_before_any_job(clone: Project, setting: str, hint: str) -> None:
+    done = clone.run("snakemake", "fig01", "--config", setting)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("moerl: ")]
+    assert done.returncode == 2, done.stderr
+    assert len(lines) == 1, done.stderr
+    assert hint in lines[0]
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not (clone.root / "results").exists()
+
+
+def test_a_target_of_a_combination_that_does_not_exist_is_one_line(clone: Project) -> None:
+    for cell, hint in (("sac/cnn-baseline", "unknown agent 'sac'"), ("dqn/vit-baseline", "unknown variant")):
+        done = clone.run("snakemake", f"results/demo/runs/{cell}/Pong/seed0/2k/returns.parquet")
+        lines = [line for line in done.stderr.splitlines() if line.startswith("moerl: ")]
+        assert done.returncode == 2, done.stderr
+        assert len(lines) == 1, done.stderr
+        assert hint in lines[0]
+        assert "Traceback" not in done.stdout + done.stderr
+
+
 def test_a_mistake_is_reported_in_under_three_seconds_of_work(clone: Project) -> None:
     file = clone.root / "config/studies/slow.yaml"
     file.write_text("name: slow\n")

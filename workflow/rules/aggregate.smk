@@ -6,6 +6,7 @@ rule scores:
         returns_of,
     output:
         scores_file(RESULTS, "{figure}"),
+        left_out_file(RESULTS, "{figure}"),
     log:
         LOGS / "scores/{figure}.log",
     benchmark:
@@ -18,17 +19,21 @@ rule scores:
         mem_mb=2_000,
     params:
         **WHERE,
+        state=STATE,
         code=closure_digest("moerl.statistics.scores_stage"),
         shown=lambda wc: shown(wc.figure),
+        left_out=lambda wc: left_out_names(wc.figure),
     message:
         "Collecting the scores of {wildcards.figure}"
     shell:
-        "moerl scores {wildcards.figure} --study {params.study:q} --results {params.results} > {log} 2>&1"
+        "moerl scores {wildcards.figure} --study {params.study:q} --results {params.results}"
+        " --state {params.state} $PARTIAL_OPTION > {log} 2>&1"
 
 
 rule table:
     input:
         scores=scores_file(RESULTS, "{figure}"),
+        left_out=left_out_file(RESULTS, "{figure}"),
         analyses=analyses_of,
     output:
         *table_files(RESULTS, "{figure}"),
@@ -49,4 +54,5 @@ rule table:
     message:
         "Aggregating {wildcards.figure} into its table"
     shell:
-        "moerl table {wildcards.figure} --study {params.study:q} --results {params.results} > {log} 2>&1"
+        "moerl table {wildcards.figure} --study {params.study:q} --results {params.results}"
+        " $PARTIAL_OPTION > {log} 2>&1"

@@ -3,11 +3,7 @@
 
 rule analyse:
     input:
-        run_dir(
-            RESULTS,
-            Run("{agent}", "{variant}", "{game}", "{seed}", study.analysed_milestone),
-        )
-        / "manifest.json",
+        analysed_run,
     output:
         analysis_file(RESULTS, Run("{agent}", "{variant}", "{game}", "{seed}", "")),
     log:
@@ -23,10 +19,11 @@ rule analyse:
         mem_mb=8_000,
     params:
         **WHERE,
+        state=STATE,
         code=closure_digest("moerl.analysis.stage"),
     message:
         "Analysing {wildcards.agent} {wildcards.variant} on {wildcards.game}, seed {wildcards.seed}"
     shell:
         "moerl analyse --study {params.study:q} --results {params.results} --agent {wildcards.agent}"
         " --variant {wildcards.variant} --game {wildcards.game} --seed {wildcards.seed}"
-        " > {log} 2>&1"
+        " --state {params.state} > {log} 2>&1"

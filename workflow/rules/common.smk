@@ -12,18 +12,21 @@ from pathlib import Path
 
 from moerl.study.closure import closure_digest
 from moerl.study.config import load_study
-from moerl.study.errors import UserError
+from moerl.study.errors import UserError, one_of
 from moerl.study.expansion import Cell, Run
 from moerl.study.paths import (
     RETURNS,
     analysis_file,
+    divergence_file,
     figure_files,
     files_of_run,
+    left_out_file,
     run_dir,
     scores_file,
     table_files,
 )
 from moerl.study.specs import canonical_json
+from moerl.study.standing import Standing, unfinished
 
 
 def fail(message):
@@ -46,6 +49,24 @@ def study_file():
     return given[0].relative_to(here) if given[0].is_relative_to(here) else given[0]
 
 
+def check_settings():
+    """Refuse a misspelt `--config` setting: a `allow_partal=1` would train everything instead."""
+    known = ("gpu", "gpu_model", "margin_seconds", "allow_partial")
+    for key in workflow.config_settings.config:
+        if key not in known:
+            fail(f"--config: {one_of(key, known, 'setting')}")
+
+
+def partial_allowed():
+    """Whether figures are made from the runs that are finished now: `--config allow_partial=1`."""
+    given = config.get("allow_partial", 0)
+    if str(given).lower() not in ("0", "1", "false", "true"):
+        fail(
+            f"--config allow_partial: bad value {given!r} (allowed: 1, 0, true, false)"
+        )
+    return str(given).lower() in ("1", "true")
+
+
 def gpu_resources():
     """What a training or analysis job asks for when `--config gpu=1` (and perhaps gpu_model=a100) is given."""
     return {key: config[key] for key in ("gpu", "gpu_model") if key in config}
@@ -57,12 +78,18 @@ try:
 except UserError as error:
     fail(error)
 
+check_settings()
 RESULTS = Path("results") / study.name
 STATE = Path("state") / study.name
 LOGS = Path("logs") / study.name
 RUN_FILES = files_of_run(study)
 WHERE = {"study": STUDY_FILE, "results": RESULTS}
 GPU = gpu_resources()
+
+# Then there are no training jobs, and what is not finished is left out by name.
+ALLOW_PARTIAL = partial_allowed()
+PARTIAL_OPTION = "--allow-partial" if ALLOW_PARTIAL else ""
+STANDING = Standing(study, RESULTS, STATE)
 
 # What `snakemake --sdm conda` runs jobs in, as seen from this folder; without that option it decides nothing. Not a
 # named environment: Snakemake would ask `conda` for it after every job. And a small file (the packages are in the
@@ -76,7 +103,7 @@ MARGIN_SECONDS = config.get("margin_seconds", 120) if workflow.remote_exec else 
 # Jobs import the source that planned them, whatever checkout their environment was installed from.
 SOURCE = Path(find_spec("moerl").origin).parents[1]
 shell.prefix(
-    "set -euo pipefail; MARGIN_SECONDS={MARGIN_SECONDS};"
+    "set -euo pipefail; MARGIN_SECONDS={MARGIN_SECONDS}; PARTIAL_OPTION={PARTIAL_OPTION};"
     " export PYTHONPATH={SOURCE:q}${{PYTHONPATH:+:$PYTHONPATH}}; "
 )
 
@@ -160,7 +187,45 @@ def drawn(figure):
     )
 
 
+def divergence(run):
+    """The record of a run that diverged before its milestone, if it did."""
+    try:
+        return STANDING.divergence(run)
+    except UserError as error:
+        fail(error)
+
+
+@cache
+def left_out(figure):
+    """The runs that a figure does without, and why; none unless partial figures are allowed."""
+    if not ALLOW_PARTIAL:
+        return {}
+    spec = study.figures[figure]
+    try:
+        without = STANDING.left_out(spec)
+    except UserError as error:
+        fail(error)
+    total = len(study.figure_runs(spec))
+    if len(without) == total:
+        fail(unfinished(figure, total, without))
+    return without
+
+
+def left_out_names(figure):
+    """What the scores leave out, as canonical JSON: an empty list for a complete figure, asked for or not."""
+    return canonical_json([(run.name, why) for run, why in left_out(figure).items()])
+
+
 # --- Inputs. ---
+
+
+def finished_folder(run):
+    """Where a finished run's files are: its results, whatever training must do first to put them there.
+
+    Where nothing is trained, the state has those that Snakemake deleted with a failed job's outputs.
+    """
+    found = STANDING.finished(run) if ALLOW_PARTIAL else None
+    return found or run_dir(RESULTS, run)
 
 
 def products(figure):
@@ -169,11 +234,21 @@ def products(figure):
 
 
 def returns_of(wildcards):
-    """The training or evaluation returns of every run of a figure."""
+    """The training or evaluation returns of every run of a figure, but for those left out."""
     figure = study.figures[wildcards.figure]
+    without = left_out(wildcards.figure)
     return [
-        run_dir(RESULTS, r) / RETURNS[figure.score] for r in study.figure_runs(figure)
+        finished_folder(run) / RETURNS[figure.score]
+        for run in study.figure_runs(figure)
+        if run not in without
     ]
+
+
+def analysed_run(wildcards):
+    """The finished run whose snapshots are analysed."""
+    cell = (wildcards.agent, wildcards.variant, wildcards.game)
+    run = Run(*cell, int(wildcards.seed), study.analysed_milestone)
+    return finished_folder(run) / "manifest.json"
 
 
 def analyses_of(wildcards):
@@ -181,11 +256,16 @@ def analyses_of(wildcards):
     figure = study.figures[wildcards.figure]
     if figure.kind != "analysis":
         return []
-    return [analysis_file(RESULTS, run) for run in study.figure_runs(figure)]
+    without = left_out(wildcards.figure)
+    runs = [run for run in study.figure_runs(figure) if run not in without]
+    return [analysis_file(RESULTS, run) for run in runs]
 
 
 def previous_resume(wildcards, seeds):
-    """Where the pack goes on from: the resume files of the milestone before, none for the first."""
+    """Where the pack goes on from: the resume files of the milestone before, none for the first.
+
+    With a seed that diverged on the way, the pack never gets them all: its other seeds go on from the state.
+    """
     earlier = (
         study.previous_milestone(wildcards.milestone)
         if wildcards.milestone in study.milestones
@@ -194,6 +274,8 @@ def previous_resume(wildcards, seeds):
     if earlier is None:
         return []
     cell = (wildcards.agent, wildcards.variant, wildcards.game)
+    if any(divergence(Run(*cell, seed, earlier)) for seed in seeds):
+        return []
     return run_files(
         ["resume.safetensors", "actions.safetensors"], *cell, seeds, earlier
     )
@@ -218,3 +300,19 @@ def train_megabytes(agent, seeds):
     """Host memory of a training job: every lane's frame ring, and the process."""
     rings = len(seeds) * study.agents[agent].replay_capacity * FRAME_BYTES // 1_000_000
     return PROCESS_MB + rings + 500 * len(seeds)
+
+
+def say_diverged():
+    """Name the runs of this study that diverged: their jobs always fail, and there may be many logs."""
+    if workflow.remote_exec or ALLOW_PARTIAL:
+        return
+    records = {
+        divergence_file(STATE, run): record
+        for run in study.runs()
+        if (record := divergence(run)) is not None
+    }
+    for path, record in records.items():
+        print(f"moerl: {record.describe(path, {})}", file=sys.stderr)
+    if records:
+        advice = "`--config allow_partial=1` makes the figures without diverged runs"
+        print(f"moerl: {advice}", file=sys.stderr)

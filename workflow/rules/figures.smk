@@ -23,4 +23,5 @@ rule figure:
     message:
         "Drawing {wildcards.figure}"
     shell:
-        "moerl figure {wildcards.figure} --study {params.study:q} --results {params.results} > {log} 2>&1"
+        "moerl figure {wildcards.figure} --study {params.study:q} --results {params.results}"
+        " $PARTIAL_OPTION > {log} 2>&1"

@@ -1,9 +1,10 @@
 # Training: one job takes a pack of seeds of one agent, network variant and game to one milestone. Its
 # in-progress state is no declared output (Snakemake deletes those of a failed job): killed or left at its
-# deadline (exit code 75), the next attempt goes on from there.
+# deadline (exit code 75), the next attempt goes on from there. A run that diverged (exit code 3) is on record
+# there: the next attempt ends at once. Where partial figures are allowed, nothing is trained.
 
 
-for _pack in study.packs:
+for _pack in () if ALLOW_PARTIAL else study.packs:
     _seeds = "_".join(map(str, _pack))
 
     rule:
@@ -41,3 +42,7 @@ for _pack in study.packs:
             " --seeds {params.seeds} --milestone {wildcards.milestone} --expect-spec {params.digest}"
             " ${{MARGIN_SECONDS:+--runtime-minutes {resources.runtime} --margin-seconds $MARGIN_SECONDS}}"
             " > {log} 2>&1"
+
+
+onerror:
+    say_diverged()

@@ -26,6 +26,7 @@ from flax import struct
 
 from moerl.agents.augmentation import augment
 from moerl.agents.losses import cross_entropy, project, td_loss, td_target
+from moerl.networks.balance import balance_loss
 from moerl.networks.heads import support
 from moerl.networks.q_network import NetworkOutput, QNetwork, build_network
 from moerl.study.specs import STACK_SIZE, AgentSpec, Augmentation, Loss, NetworkSpec
@@ -70,13 +71,15 @@ class Draw(IntEnum):
     """What an update draws; each draw's key is the update's key folded with its number."""
 
     ONLINE = 1
-    """Noise of the online network in the loss, a key per transition."""
+    """Noise and random Φ of the online network in the loss, a key per transition."""
     TARGET = 2
-    """Noise of the next states' values, one key for the batch."""
+    """Those of the next states' values: one key for the batch (DQN: a key per transition)."""
     STATE = 3
     """Augmentation of the states."""
     NEXT_STATE = 4
     """Augmentation of the next states."""
+    BALANCE = 5
+    """Noise of the load loss, one key for the batch."""
 
 
 @struct.dataclass
@@ -84,7 +87,7 @@ class UpdateResult:
     """What an update tells besides the new learner."""
 
     loss: jax.Array
-    """Importance-weighted mean loss before the step, scalar."""
+    """What was minimised, before the step, scalar: see `ValueAgent.objective`."""
     priorities: jax.Array
     """New priorities of the batch's transitions, `[B]`: the root of each one's own loss before the step."""
 
@@ -108,6 +111,11 @@ class ValueAgent:
         return optax.adam(self.hyper.learning_rate, b1=0.9, b2=0.999, eps=self.hyper.adam_eps)
 
     @property
+    def draws(self) -> bool:
+        """Whether the network draws at every call in training, so that its callers need keys."""
+        return self.hyper.noisy or self.network.draws
+
+    @property
     def _discount(self) -> float:
         """Multiplier of the bootstrap value: gamma ** n (method 4.6)."""
         return math.pow(self.hyper.gamma, self.hyper.n_step)
@@ -127,8 +135,8 @@ class ValueAgent:
     def evaluate(self, params: Params, state: jax.Array, keys: jax.Array | None = None) -> NetworkOutput:
         """Network outputs for `state` `[..., 4, 84, 84]`, oldest frame first.
 
-        `state` holds uint8 frames or augmented intensities. A noisy network's noise is drawn from
-        `keys`: a key per state, one for all, or None for none (evaluation).
+        `state` holds uint8 frames or augmented intensities. A noisy network's noise and a random Φ
+        are drawn from `keys`: a key per state, one for all, or None for no noise and a fixed Φ.
         """
         channels_last = jnp.moveaxis(state, -3, -1)
         return cast(NetworkOutput, self.network_module.apply({"params": params}, channels_last, keys))
@@ -136,7 +144,8 @@ class ValueAgent:
     def greedy_action(self, params: Params, state: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """The action of highest Q-value (int32; ties to the lowest) in each `state` `[..., 4, 84, 84]`.
 
-        A noisy agent acts under the noise of `key`, fresh for each step in training, None in evaluation.
+        An agent that `draws` acts under the noise and random Φ of `key`, fresh for each step in
+        training. In evaluation a noisy agent's is None; a random Φ is drawn then, too (B9).
         """
         return jnp.argmax(self.evaluate(params, state, key).q_values, axis=-1).astype(jnp.int32)
 
@@ -165,12 +174,16 @@ class ValueAgent:
     def targets(self, learner: Learner, batch: Batch, key: jax.Array | None = None) -> jax.Array:
         """Bootstrap targets `[B]`, or with C51 `[B, Z]`, of a batch; no gradient flows into them.
 
-        B17: one noise, drawn from `key`, for the whole batch and both networks (None: no noise).
+        B17: one noise and random Φ, drawn from `key`, for the whole batch and both networks (None: no
+        noise). DQN, without a second network, draws for each transition, as published.
         """
-        valued = self.evaluate(learner.target_params, batch.next_state, key)
+        keys = key
+        if key is not None and not self.hyper.double:
+            keys = jax.random.split(key, batch.action.shape[0])
+        valued = self.evaluate(learner.target_params, batch.next_state, keys)
         selector = valued
         if self.hyper.double:
-            selector = self.evaluate(learner.params, batch.next_state, key)
+            selector = self.evaluate(learner.params, batch.next_state, keys)
         return jax.vmap(self.target_one)(valued.logits, selector.q_values, batch)
 
     def losses(
@@ -184,13 +197,30 @@ class ValueAgent:
         self, params: Params, targets: jax.Array, batch: Batch, keys: jax.Array | None = None
     ) -> jax.Array:
         """Mean loss (scalar) of a batch, weighted by `batch.weight`, against fixed `targets`."""
-        return self._loss_and_losses(params, targets, batch, keys)[0]
+        return self._weighted_mean(self.losses(params, targets, batch, keys), batch)
 
-    def _loss_and_losses(
-        self, params: Params, targets: jax.Array, batch: Batch, keys: jax.Array | None
+    def objective(
+        self,
+        params: Params,
+        targets: jax.Array,
+        batch: Batch,
+        keys: jax.Array | None,
+        balance_key: jax.Array,
     ) -> tuple[jax.Array, jax.Array]:
-        losses = self.losses(params, targets, batch, keys)
-        return jnp.mean(losses if batch.weight is None else batch.weight * losses), losses
+        """What an update minimises (scalar), and the unweighted losses `[B]`, which make priorities.
+
+        It is `loss`, plus the variant's load-balancing losses, which importance weights do not touch
+        (method 3.4); their noise is drawn from `balance_key`.
+        """
+        outputs = self.evaluate(params, batch.state, keys)
+        losses = jax.vmap(self.loss_one)(outputs.logits, targets, batch)
+        total = self._weighted_mean(losses, batch)
+        if self.network.balanced and outputs.routing is not None:
+            total = total + balance_loss(self.network, outputs.routing, balance_key)
+        return total, losses
+
+    def _weighted_mean(self, losses: jax.Array, batch: Batch) -> jax.Array:
+        return jnp.mean(losses if batch.weight is None else batch.weight * losses)
 
     def augmented(self, batch: Batch, key: jax.Array) -> Batch:
         """The batch with its states and next states augmented, independently, if the agent does so."""
@@ -205,19 +235,20 @@ class ValueAgent:
                 )
 
     def update(self, learner: Learner, batch: Batch, key: jax.Array) -> tuple[Learner, UpdateResult]:
-        """One gradient step; `key` is consumed by noise and augmentation (see `Draw`), where there are any.
+        """One gradient step; `key` is consumed by what it draws (see `Draw`), if anything.
 
         Donate `learner` when jitting: the step then runs in place.
         """
         batch = self.augmented(batch, key)
         target_key = online_keys = None
-        if self.hyper.noisy:
+        if self.draws:
             target_key = jax.random.fold_in(key, Draw.TARGET)
             # B17: a noise of its own for each transition.
             online_keys = jax.random.split(jax.random.fold_in(key, Draw.ONLINE), batch.action.shape[0])
         targets = self.targets(learner, batch, target_key)
-        gradient = jax.value_and_grad(self._loss_and_losses, has_aux=True)
-        (loss, losses), gradients = gradient(learner.params, targets, batch, online_keys)
+        balance_key = jax.random.fold_in(key, Draw.BALANCE)
+        gradient = jax.value_and_grad(self.objective, has_aux=True)
+        (loss, losses), gradients = gradient(learner.params, targets, batch, online_keys, balance_key)
         result = UpdateResult(loss, jnp.sqrt(losses + PRIORITY_EPSILON))
         return self.apply_gradients(learner, gradients), result
 

@@ -97,7 +97,7 @@ def measure_batch(agent: ValueAgent, snapshot: Snapshot, batch: Batch) -> Metric
     """Every metric on one batch `[B]`."""
     outputs = jax.device_get(_outputs(agent, snapshot.params, batch.state))
     kernel = empirical_ntk(agent, snapshot, batch)
-    if not (np.isfinite(kernel).all() and all(np.isfinite(o).all() for o in outputs)):
+    if not (np.isfinite(kernel).all() and all(np.isfinite(o).all() for o in jax.tree.leaves(outputs))):
         raise FloatingPointError("the network's outputs or gradients are not finite")
     return {**_dormancy(outputs), **_feature_metrics(outputs), **_ntk_ranks(agent, kernel, outputs)}
 

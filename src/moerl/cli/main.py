@@ -1,6 +1,7 @@
 """Entry point of `moerl`. Sub-commands import what they need when they run: `--help` stays instant.
 
-Exit codes: 0 done, 1 failed, 2 wrong input, 75 training was saved and left early (run it again).
+Exit codes: 0 done, 1 failed, 2 wrong input, 3 a run diverged (running it again says so again),
+75 training was saved and left early (run it again).
 """
 
 from __future__ import annotations
@@ -29,7 +30,12 @@ def cli() -> None:
 _study_option = click.option("--study", "study_path", type=_FILE, required=True, help="Study file (YAML).")
 _results_option = click.option("--results", type=_FILE, required=True, help="Results folder of the study.")
 _partial_option = click.option(
-    "--allow-partial", is_flag=True, help="Go on without the missing runs; says so."
+    "--allow-partial", is_flag=True, help="Go on without the runs that are not finished; says so."
+)
+_state_option = click.option(
+    "--state",
+    type=_FILE,
+    help="Folder of in-progress state: tells diverged runs, keeps finished ones.",
 )
 
 
@@ -85,17 +91,22 @@ def train(
 @click.option("--variant", required=True)
 @click.option("--game", required=True)
 @click.option("--seed", type=int, required=True)
-def analyse(study_path: Path, results: Path, agent: str, variant: str, game: str, seed: int) -> None:
+@_state_option
+def analyse(
+    study_path: Path, results: Path, agent: str, variant: str, game: str, seed: int, state: Path | None
+) -> None:
     """Dormant neurons, empirical NTK, feature norm and effective ranks of one run's snapshots."""
     from moerl.cli.train import configure_jax
     from moerl.study.paths import analysis_file, run_dir
+    from moerl.study.standing import Standing
 
     study = load_study(study_path)
     configure_jax(study.cpu_threads)
     from moerl.analysis import stage
 
     run = Run(agent, variant, game, seed, study.analysed_milestone)
-    stage.run(study.train_spec(run.cell), run_dir(results, run), analysis_file(results, run))
+    folder = Standing(study, results, state).finished(run) or run_dir(results, run)
+    stage.run(study.train_spec(run.cell), folder, analysis_file(results, run))
 
 
 @cli.command()
@@ -103,11 +114,12 @@ def analyse(study_path: Path, results: Path, agent: str, variant: str, game: str
 @_study_option
 @_results_option
 @_partial_option
-def scores(figure: str, study_path: Path, results: Path, allow_partial: bool) -> None:
+@_state_option
+def scores(figure: str, study_path: Path, results: Path, allow_partial: bool, state: Path | None) -> None:
     """Collect the scores of one figure's runs into one tidy file."""
     from moerl.statistics import scores_stage
 
-    scores_stage.run(load_study(study_path), figure, results, allow_partial=allow_partial)
+    scores_stage.run(load_study(study_path), figure, results, allow_partial, state)
 
 
 @cli.command()
@@ -144,6 +156,25 @@ def manifest(study_path: Path, results: Path) -> None:
     write_manifest(load_study(study_path), results)
 
 
+@cli.command()
+@click.option("--study", "study_path", type=_FILE, help="Count a study's variants; default: all variants.")
+@click.option("--agent", "agents", multiple=True, help="Only this agent; may be given more than once.")
+@click.option(
+    "--actions",
+    type=click.IntRange(min=1),
+    multiple=True,
+    help="Number of actions; may be given more than once. Default: those of the study's games, or 6 and 18.",
+)
+@click.option(
+    "--format", "form", type=click.Choice(["text", "csv", "latex"]), default="text", show_default=True
+)
+def params(study_path: Path | None, agents: tuple[str, ...], actions: tuple[int, ...], form: str) -> None:
+    """Print the number of parameters of every network variant."""
+    from moerl.cli.params import table as parameter_table
+
+    click.echo(parameter_table(study_path, agents, actions, form), nl=False)
+
+
 def main() -> None:
     """Run the command line; errors of the user's making are one line and exit code 2."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -158,4 +189,4 @@ def main() -> None:
         sys.exit(130)
     except (UserError, FailureError) as error:
         print(f"moerl: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UserError) else 1)
+        sys.exit(error.exit_code)

@@ -1,7 +1,11 @@
-"""`moerl manifest`: what a study produced, file by file, so that two machines can compare results."""
+"""`moerl manifest`: what a study produced, file by file, so that two machines can compare results.
+
+Runs that a figure had to do without are listed by name, and why.
+"""
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 from collections.abc import Iterator
@@ -10,7 +14,15 @@ from pathlib import Path
 
 import moerl
 from moerl.study.expansion import Study
-from moerl.study.paths import analysis_file, figure_files, files_of_run, run_dir, scores_file, table_files
+from moerl.study.paths import (
+    analysis_file,
+    figure_files,
+    files_of_run,
+    left_out_file,
+    run_dir,
+    scores_file,
+    table_files,
+)
 
 _NOT_REPRODUCIBLE = ("timing.parquet", "manifest.json")  # wall-clock and host facts
 
@@ -25,10 +37,23 @@ def products(study: Study, results: Path) -> Iterator[Path]:
                 yield from sorted((folder / "snapshots").glob("*.safetensors"))
     for name, figure in study.figures.items():
         yield scores_file(results, name)
+        yield left_out_file(results, name)
         yield from table_files(results, name)
         yield from figure_files(results, name)
         if figure.kind == "analysis":
             yield from (analysis_file(results, run) for run in study.figure_runs(figure))
+
+
+def left_out(study: Study, results: Path) -> list[dict[str, str | int]]:
+    """The runs that figures of the study were made without, each once, and why."""
+    found: dict[tuple[str, ...], dict[str, str | int]] = {}
+    for name in study.figures:
+        path = left_out_file(results, name)
+        if path.is_file():
+            with path.open(encoding="utf-8", newline="") as file:
+                for row in csv.DictReader(file):
+                    found[tuple(row.values())] = {**row, "seed": int(row["seed"])}
+    return list(found.values())
 
 
 def write_manifest(study: Study, results: Path) -> None:
@@ -44,6 +69,7 @@ def write_manifest(study: Study, results: Path) -> None:
         "moerl": moerl.__version__,
         "deviations_from_the_paper": asdict(study.deviations),
         "runs": len(study.runs()),
+        "left_out": left_out(study, results),
         "sha256": digests,
     }
     results.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,7 +99,8 @@ def train_job(study: Study, job: TrainJob, expect_spec: str | None) -> None:
         for run in runs
     }
     options = Options(job.save_every_seconds, job.deadline_seconds)
-    heartbeat = Heartbeat([folder.state for folder in folders.values()], study.milestones[job.milestone])
+    states = {seed: folder.state for seed, folder in folders.items()}
+    heartbeat = Heartbeat(states, study.milestones[job.milestone])
     try:
         train(spec, study.games[job.cell.game].rom, folders, iterations, options, heartbeat)
     except LeftEarlyError as left:
@@ -110,12 +111,13 @@ def train_job(study: Study, job: TrainJob, expect_spec: str | None) -> None:
 class Heartbeat:
     """Says every now and then, in the log and in `progress.json` of each run, how far training is."""
 
-    def __init__(self, states: Sequence[Path], target_frames: int) -> None:
+    def __init__(self, states: Mapping[int, Path], target_frames: int) -> None:
         self._states, self._target = states, target_frames
 
     def __call__(self, lanes: Sequence[Lane], frames_per_second: float) -> None:
-        """Report the lanes of the job; rates are this process's."""
-        for state, lane in zip(self._states, lanes, strict=True):
+        """Report the lanes in training; rates are this process's."""
+        for lane in lanes:
+            state = self._states[lane.seed]
             frames = lane.agent_steps * FRAMES_PER_STEP
             facts = {
                 "frames": frames,

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.transforms import blended_transform_factory
 
-from moerl.figures.style import SeriesStyle, round_steps
+from moerl.figures.style import MUTED, NO_RUNS, SeriesStyle, round_steps
 
 GROUP = 0.78  # share of a category's width that its bars fill
 
 Bars = npt.NDArray[np.float64]
-"""`[X, 3]`: height and the bounds of its interval; NaN height: no bar, NaN bounds: no interval."""
+"""`[X, 3]`: height and the bounds of its interval; NaN height: absent, NaN bounds: no interval."""
 
 
 def grouped_bars(
@@ -46,7 +47,9 @@ def grouped_bars(
             edgecolor="white",
             linewidth=0.5,
         )
-        for centre, (_, low, high) in zip(centres, bars, strict=True):
+        for centre, (height, low, high) in zip(centres, bars, strict=True):
+            if np.isnan(height):
+                _absent(ax, centre)
             if np.isfinite([low, high]).all():
                 _interval(ax, centre, low, high, cap=width * 0.18)
     ax.axhline(0.0, color="black", linewidth=0.7)
@@ -55,6 +58,12 @@ def grouped_bars(
     ax.tick_params(axis="x", length=0)
     ax.yaxis.set_major_locator(round_steps())
     return ax
+
+
+def _absent(ax: Axes, x: float) -> None:
+    """Say where a bar would stand that it has no runs: it must not be taken for one of height zero."""
+    place = blended_transform_factory(ax.transData, ax.transAxes)
+    ax.text(x, 0.03, NO_RUNS, transform=place, rotation=90, fontsize=5, color=MUTED, ha="center", va="bottom")
 
 
 def _interval(ax: Axes, x: float, low: float, high: float, cap: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,7 +15,7 @@ from moerl.study.expansion import Study
 SIZE = 5.5  # points
 _LINE = SIZE * 1.35 / 72  # inches
 _MARGIN = 0.06  # inches
-_NAMED = 6  # missing runs named on the face; the table names all
+_NAMED = 6  # runs, or bars, named on the face; the table names all
 
 
 def reduced_note(study: Study, figure_name: str) -> str | None:
@@ -27,18 +27,44 @@ def reduced_note(study: Study, figure_name: str) -> str | None:
     return f"{kind} “{study.name}”, not the paper's setting: {'; '.join(deviations)}."
 
 
-def missing_note(missing: Sequence[str]) -> str | None:
-    """The runs a figure lacks, in words; None where it is complete."""
-    if not missing:
+def partial_note(total: int, left_out: Mapping[str, str], fewer_games: Sequence[str] = ()) -> str | None:
+    """What a figure lacks, in words; None where it is complete.
+
+    Args:
+        total: Runs of the complete figure.
+        left_out: The runs it lacks → why: "missing", "diverged at gradient step 37".
+        fewer_games: Bars over fewer games than the others, and the games they lack: "SoftMoE 8 without Pong".
+    """
+    if not left_out:
         return None
-    more = f" and {len(missing) - _NAMED} more (named in the table)" if len(missing) > _NAMED else ""
-    return f"INCOMPLETE, missing: {', '.join(missing[:_NAMED])}{more}."
+    groups: dict[str, list[str]] = {"diverged": []}  # named first
+    for run, why in left_out.items():
+        groups.setdefault(why.partition(" at ")[0], []).append(run)
+    parts = [f"PARTIAL: {total - len(left_out)} of {total} runs"]
+    room = _NAMED
+    for why, runs in groups.items():
+        if runs:
+            parts.append(f"{why}: {_listed(runs, room)}")
+            room = max(0, room - len(runs))
+    if fewer_games:
+        parts.append(f"IQM over fewer games: {_listed(fewer_games, _NAMED)}")
+    named = " (all named in the table)" if max(len(left_out), len(fewer_games)) > _NAMED else ""
+    return f"{'; '.join(parts)}{named}."
 
 
-def finish(figure: Figure, reduced: str | None, missing: str | None) -> None:
+def _listed(names: Sequence[str], room: int) -> str:
+    """The first `room` of `names`, and how many more there are."""
+    if len(names) <= room:
+        return ", ".join(names)
+    if not room:
+        return f"{len(names)} runs"
+    return f"{', '.join(names[:room])} and {len(names) - room} more"
+
+
+def finish(figure: Figure, reduced: str | None, partial: str | None) -> None:
     """Write the notes below everything else, on space added for them, and lay the figure out."""
     width, height = figure.get_size_inches()
-    blocks = [(missing, WARNING), (reduced, MUTED)]
+    blocks = [(partial, WARNING), (reduced, MUTED)]
     lines = [(line, colour) for text, colour in blocks if text for line in wrap(text, width - 2 * _MARGIN)]
     foot = _MARGIN + len(lines) * _LINE if lines else 0.0
     figure.set_size_inches(width, height + foot)

@@ -7,42 +7,59 @@ from pathlib import Path
 import pandas as pd
 
 from moerl.figures.analysis_grid import analysis_figure
-from moerl.figures.notes import finish, missing_note, reduced_note
+from moerl.figures.notes import finish, partial_note, reduced_note
 from moerl.figures.scaling import scaling_figure
 from moerl.figures.style import paper_style, save
 from moerl.study.errors import UserError
 from moerl.study.expansion import Study
 from moerl.study.paths import figure_files, table_files
 
+_TEXT = ("missing_runs", "games_left_out", "games_without_runs", "n_seeds")
+
 
 def run(study: Study, figure_name: str, results: Path, allow_partial: bool = False) -> None:
     """Write `figures/<figure>.pdf`, `.png` and `.svg`.
 
     Raises:
-        UserError: The table lacks runs (unless `allow_partial`: then they are named on the figure).
+        UserError: The table lacks runs (unless `allow_partial`: then the figure says so on its face).
     """
     spec = study.figure(figure_name)
     source = table_files(results, figure_name)[0]
     if not source.is_file():
         raise UserError(f"{source}: does not exist; the figure is drawn from it, make the table first")
-    table = pd.read_csv(source, dtype={"missing_runs": str, "games_left_out": str, "n_seeds": str})
-    missing = missing_runs(table)
-    if missing and not allow_partial:
-        raise UserError(f"{source}: lacks runs, the first: {missing[0]}; finish them or --allow-partial")
+    table = pd.read_csv(source, dtype=dict.fromkeys(_TEXT, str))
+    left_out = runs_left_out(table)
+    if left_out and not allow_partial:
+        run, why = next(iter(left_out.items()))
+        raise UserError(f"{source}: lacks runs, the first: {run} ({why}); finish them or --allow-partial")
+    partial = partial_note(len(study.figure_runs(spec)), left_out, fewer_games(table))
     with paper_style():
         match spec.kind:
             case "bars":
                 figure = scaling_figure(table, spec, study.agents)
             case "analysis":
                 figure = analysis_figure(table, spec)
-        finish(figure, reduced_note(study, figure_name), missing_note(missing))
+        finish(figure, reduced_note(study, figure_name), partial)
         save(figure, figure_files(results, figure_name))
 
 
-def missing_runs(table: pd.DataFrame) -> list[str]:
-    """Every missing run a table names, in words and once each, in the table's order."""
+def runs_left_out(table: pd.DataFrame) -> dict[str, str]:
+    """Every run a table names as missing, in words and in the table's order, and why."""
+    found: dict[str, str] = {}
+    for cell in table["missing_runs"].dropna():
+        for named in cell.split("; "):
+            run, _, why = named.removesuffix(")").partition(" (")
+            found.setdefault(run, why)
+    return found
+
+
+def fewer_games(table: pd.DataFrame) -> list[str]:
+    """The bars whose aggregate is over fewer games than the others', and what they lack."""
+    if "games_without_runs" not in table:
+        return []
+    bars = table[table["games_without_runs"].notna() & (table["n_games"] > 0)]
     found: dict[str, None] = {}
-    for row in table[table["missing_runs"].notna()].to_dict("records"):
-        cell = " ".join(str(row[key]) for key in ("panel", "series", "x") if key in row)
-        found |= {f"{cell} {run}": None for run in row["missing_runs"].split("; ")}
+    for row in bars.to_dict("records"):
+        lacking = row["games_without_runs"].replace("; ", ", ")
+        found[f"{row['panel']} {row['series']} {row['x']} without {lacking}"] = None
     return list(found)

@@ -20,6 +20,7 @@ from matplotlib.ticker import MaxNLocator
 COLUMN = 3.25  # inches: one column
 PAGE = 6.75  # inches: both columns
 MUTED = "#5A5A5A"  # notes and reference lines
+NO_RUNS = "no runs"  # stands where a bar or curve would, if all of its runs are left out
 WARNING = "#B00020"  # what a reader must not miss: incomplete data
 
 

@@ -38,6 +38,11 @@ def per_key(function: Callable[[jax.Array], jax.Array], keys: jax.Array) -> jax.
     return function(keys)
 
 
+def draw_normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Standard normals `[..., *shape]`, a draw for each of `keys` `[...]`."""
+    return per_key(lambda key: jax.random.normal(key, shape), keys)
+
+
 def _factor(keys: jax.Array, stream: int, size: int) -> jax.Array:
     """f of `size` standard normals for each key, where f(x) = sign(x)·√|x|.
 

@@ -13,6 +13,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from moerl.replay.ring import SamplingError
+
 Indices = npt.NDArray[np.int64]
 Priorities = npt.NDArray[np.float32]
 Validity = Callable[[Indices], npt.NDArray[np.bool_]]
@@ -81,12 +83,12 @@ class PriorityTable:
         """The slots that lie at `fractions` (`[B]` in [0, 1]) of the total priority, in slot order.
 
         A slot owns the half-open interval between the sum before it and the sum with it; one of
-        priority 0 is never found. Raises RuntimeError if all priorities are 0.
+        priority 0 is never found. Raises SamplingError if all priorities are 0.
         """
         edges = np.zeros(len(self.sums) + 1)
         np.cumsum(self.sums, out=edges[1:])
         if edges[-1] == 0:
-            raise RuntimeError("cannot sample: the priority of every transition is 0")
+            raise SamplingError("cannot sample: the priority of every transition is 0")
         mass = np.minimum(fractions * edges[-1], np.nextafter(edges[-1], 0))
         blocks = np.searchsorted(edges[1:], mass, side="right")
         within = _running_sums(self._rows[blocks])
@@ -100,7 +102,7 @@ class PriorityTable:
 
         A slot that is not `valid` (`FrameRing.valid`) is drawn anew from the whole mass. `rng` gives
         `batch_size` uniforms, then in each further round as many as slots are still to be drawn.
-        Raises RuntimeError if there is no, or almost no, valid slot with a priority.
+        Raises SamplingError if there is no, or almost no, valid slot with a priority.
         """
         slots = self.find((np.arange(batch_size) + rng.random(batch_size)) / batch_size)
         for _ in range(_MAX_ROUNDS):
@@ -108,7 +110,7 @@ class PriorityTable:
             if not len(pending):
                 return slots
             slots[pending] = self.find(rng.random(len(pending)))
-        raise RuntimeError(
+        raise SamplingError(
             f"cannot sample: no valid transition for a whole batch of {batch_size} in {_MAX_ROUNDS} rounds; "
             "too few transitions, or episodes too short?"
         )

@@ -19,6 +19,10 @@ Indices = npt.NDArray[np.int64]
 _MAX_DRAWS = 1000
 
 
+class SamplingError(RuntimeError):
+    """The replay memory cannot give a batch; one line that says why."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """A batch of B transitions; stacks hold the oldest frame first."""
@@ -101,12 +105,12 @@ class FrameRing:
     def sample_indices(self, rng: np.random.Generator, batch_size: int) -> Indices:
         """Draw `batch_size` valid slots uniformly, with replacement, by rejection.
 
-        Raises RuntimeError if the ring holds too few transitions, or (almost) no valid one.
+        Raises SamplingError if the ring holds too few transitions, or (almost) no valid one.
         """
         low = STACK_SIZE - 1 + max(self.add_count - self.capacity, 0)
         high = self.add_count - self.n_step
         if high <= low:
-            raise RuntimeError(
+            raise SamplingError(
                 f"replay holds {self.add_count} transitions: too few for a {self.n_step}-step window"
             )
         chosen: list[Indices] = []
@@ -118,7 +122,7 @@ class FrameRing:
             missing -= len(accepted)
             if not missing:
                 return np.concatenate(chosen)
-        raise RuntimeError(
+        raise SamplingError(
             f"no valid transition among {_MAX_DRAWS} × {batch_size} drawn; episodes too short?"
         )
 

@@ -19,6 +19,7 @@ _ESCAPES = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "–": "--",
 }
 ABSENT = "--"
+NAMED_RUNS = 6  # left-out runs named below a table; the CSV file names all
 READOUTS = {
     "last": "last iteration",
     "last_5": "mean of the last 5 iterations",
@@ -100,23 +101,28 @@ def _span(columns: int, text: str) -> str:
 
 def _remarks(table: pd.DataFrame, columns: int) -> list[str]:
     """What the numbers leave out, as rows below the table."""
-    without = [name for name in _named(table, "games_left_out") if name.endswith(NO_EPISODE)]
-    remarks = {
-        "Without a human score, left out": [n for n in _named(table, "games_left_out") if n not in without],
-        "Without a finished episode, left out": [name.removesuffix(NO_EPISODE) for name in without],
-        "Missing runs": _named(table, "missing_runs"),
-    }
-    rows = []
-    for title, names in remarks.items():
-        if names:
-            rows.append(_span(columns, escape(f"{title}: {', '.join(names)}.")))
-    return rows
+    left_out = _names(table, "games_left_out")
+    without = [name for name in left_out if name.endswith(NO_EPISODE)]
+    told = [
+        ("Without a human score, left out", [name for name in left_out if name not in without]),
+        ("Without a finished episode, left out", [name.removesuffix(NO_EPISODE) for name in without]),
+        (
+            "Without any run in some cells, whose IQM is over the other games",
+            _names(table, "games_without_runs"),
+        ),
+    ]
+    runs = _names(table, "missing_runs")
+    more = [f"and {len(runs) - NAMED_RUNS} more, named in the CSV file"] if len(runs) > NAMED_RUNS else []
+    told.append((f"Partial: {len(runs)} runs left out", runs[:NAMED_RUNS] + more))
+    return [_span(columns, escape(f"{title}: {', '.join(names)}.")) for title, names in told if names]
 
 
-def _named(table: pd.DataFrame, column: str) -> list[str]:
-    """Every name in a column of semicolon-separated names, sorted."""
-    cells = table[column].dropna().astype(str) if column in table else pd.Series(dtype=str)
-    return sorted({name for cell in cells for name in cell.split("; ") if name})
+def _names(table: pd.DataFrame, column: str) -> list[str]:
+    """What a column names, each once. Cells without any run have no IQM, so it is over no other games."""
+    if column not in table:
+        return []
+    rows = table[table["n_games"] > 0] if column == "games_without_runs" else table
+    return sorted({name for cell in rows[column].dropna() for name in str(cell).split("; ") if name})
 
 
 def _tabular(headline: str, columns: str, header: str, body: Sequence[str], remarks: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from moerl.study.errors import UserError
+from moerl.study.expansion import Run
 
 RETURN_COLUMNS = ("iteration", "frame", "episodes", "mean_return")
 SCORE_COLUMNS = (
@@ -28,6 +29,7 @@ SCORE_COLUMNS = (
     "human_normalised",
 )
 ANALYSIS_COLUMNS = ("iteration", "frame", "metric", "value")
+LEFT_OUT_COLUMNS = ("agent", "variant", "game", "seed", "milestone", "why")
 
 
 def read_returns(path: Path, iterations: int) -> pd.DataFrame:
@@ -70,6 +72,17 @@ def read_analysis(path: Path, metrics: list[str]) -> pd.DataFrame:
 def read_scores(path: Path) -> pd.DataFrame:
     """One figure's tidy scores, as the stage `scores` wrote them. Raises UserError if they are not there."""
     return _read(path, SCORE_COLUMNS)
+
+
+def read_left_out(path: Path) -> dict[Run, str]:
+    """The runs that a figure's scores leave out, and why. Raises UserError if the file is not there."""
+    try:
+        table = pd.read_csv(path, dtype={"milestone": str})
+        rows = list(table[list(LEFT_OUT_COLUMNS)].itertuples(index=False, name=None))
+    except (OSError, ValueError, KeyError) as error:
+        problem = " ".join(str(error).split())
+        raise UserError(f"{path}: not a list of runs left out ({problem}); make the scores again") from error
+    return {Run(agent, variant, game, seed, label): why for agent, variant, game, seed, label, why in rows}
 
 
 def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:

@@ -2,38 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from moerl.statistics import latex
-from moerl.statistics.readers import read_analysis, read_scores
+from moerl.statistics.readers import read_analysis, read_left_out, read_scores
 from moerl.statistics.scores_stage import Shown, shown_runs
 from moerl.statistics.tables import Missing, analysis_table, bar_table, readouts
 from moerl.study.errors import UserError
-from moerl.study.expansion import Study
+from moerl.study.expansion import Run, Study
 from moerl.study.figures import FigureSpec
-from moerl.study.paths import analysis_file, scores_file, table_files
+from moerl.study.paths import analysis_file, left_out_file, scores_file, table_files
+from moerl.study.standing import MISSING
 
 _VALUES = ("game", "metric", "series", "seed", "iteration", "frame", "value")
 RETURN = "return"  # the one metric of an analysis grid that comes from the scores
+NOT_ANALYSED = "not analysed"
+LeftOut = Mapping[Run, str]
+"""Runs that the scores leave out, and why."""
 
 
 def run(study: Study, figure_name: str, results: Path, allow_partial: bool = False) -> None:
     """Write `tables/<figure>.csv` and `.tex` from the scores and, for analyses, the analysis files.
 
     Raises:
-        UserError: A run is missing (unless `allow_partial`), or there is nothing to aggregate.
+        UserError: A run is left out (unless `allow_partial`), or there is nothing to aggregate.
     """
     figure = study.figure(figure_name)
     scores = read_scores(scores_file(results, figure_name))
+    left_out = read_left_out(left_out_file(results, figure_name))
     build = {"bars": _bars, "analysis": _analysis}[figure.kind]
-    table = build(study, figure, scores, results)
+    table = build(study, figure, scores, left_out, results)
     lacking = table.loc[table["missing_runs"] != "", "missing_runs"]
     if len(lacking) and not allow_partial:
-        raise UserError(f"{figure_name}: missing runs, among them {lacking.iloc[0]}")
+        first = lacking.iloc[0].split("; ")[0]
+        raise UserError(f"{figure_name}: lacks runs, among them {first}; --allow-partial goes on without")
     csv, tex = table_files(results, figure_name)
     csv.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(csv, index=False, lineterminator="\n")
@@ -41,9 +47,10 @@ def run(study: Study, figure_name: str, results: Path, allow_partial: bool = Fal
     tex.write_text(latex.FORMATS[figure.kind](table, figure, headline), encoding="utf-8")
 
 
-def _bars(study: Study, figure: FigureSpec, scores: pd.DataFrame, _: Path) -> pd.DataFrame:
+def _bars(study: Study, figure: FigureSpec, scores: pd.DataFrame, left_out: LeftOut, _: Path) -> pd.DataFrame:
     shown = list(shown_runs(study, figure))
     have = _shown_in(scores, shown)
+    scored = [game for game in figure.games if study.games[game].scored]
     windows = readouts(
         study.iterations(study.milestone(figure.milestone)), study.iteration_frames, study.early_readout
     )
@@ -52,20 +59,25 @@ def _bars(study: Study, figure: FigureSpec, scores: pd.DataFrame, _: Path) -> pd
         dict.fromkeys((s.panel, s.series, s.x) for s in shown),
         windows,
         study.iteration_frames,
-        _missing(((s.panel, s.series, s.x), s) for s in shown if s not in have),
+        _missing(((s.panel, s.series, s.x), s, left_out.get(s.run, MISSING)) for s in shown if s not in have),
+        _games_without_runs(shown, have, scored),
     )
+    if not scored:
+        raise UserError(f"{study.path}: none of the games {', '.join(figure.games)} has a human score")
     if table["iqm"].isna().all():
-        games = ", ".join(figure.games)
-        raise UserError(f"{study.path}: none of the games {games} has a human score and a finished episode")
+        raise UserError(f"{study.path}: no game with a human score has a run with a finished episode")
     return table
 
 
-def _analysis(study: Study, figure: FigureSpec, scores: pd.DataFrame, results: Path) -> pd.DataFrame:
+def _analysis(
+    study: Study, figure: FigureSpec, scores: pd.DataFrame, left_out: LeftOut, results: Path
+) -> pd.DataFrame:
     shown = list(shown_runs(study, figure))
     metrics = [metric.name for metric in figure.metrics]
     from_files = [metric for metric in metrics if metric != RETURN]
     scored = _shown_in(scores, shown)
-    analysed = {s for s in shown if analysis_file(results, s.run).is_file()}
+    # The analysis of a run that is left out is of other training, if there is one.
+    analysed = {s for s in scored if analysis_file(results, s.run).is_file()}
     returns = scores.rename(columns={"mean_return": "value"}).assign(metric=RETURN)
     returns = returns[returns["value"].notna()]  # an iteration without an episode has no point
     parts = [returns[list(_VALUES)]] if RETURN in metrics else []
@@ -75,7 +87,7 @@ def _analysis(study: Study, figure: FigureSpec, scores: pd.DataFrame, results: P
             parts.append(values.assign(game=s.run.game, series=s.series, seed=s.run.seed)[list(_VALUES)])
     cells = [(game, metric, s.name) for game in figure.games for metric in metrics for s in figure.series]
     missing = _missing(
-        ((s.run.game, metric, s.series), s)
+        ((s.run.game, metric, s.series), s, NOT_ANALYSED if s in scored else left_out.get(s.run, MISSING))
         for s in shown
         for metric in metrics
         if s not in (scored if metric == RETURN else analysed)
@@ -92,8 +104,19 @@ def _shown_in(scores: pd.DataFrame, shown: Iterable[Shown]) -> set[Shown]:
     }
 
 
-def _missing(lacking: Iterable[tuple[tuple[Any, ...], Shown]]) -> Missing:
+def _missing(lacking: Iterable[tuple[tuple[Any, ...], Shown, str]]) -> Missing:
+    """Per row, the runs it lacks, each with why."""
     missing: dict[tuple[Any, ...], list[str]] = {}
-    for key, shown in lacking:
-        missing.setdefault(key, []).append(f"{shown.run.game} seed {shown.run.seed}")
+    for key, shown, why in lacking:
+        missing.setdefault(key, []).append(f"{shown.run.name} ({why})")
     return missing
+
+
+def _games_without_runs(shown: Iterable[Shown], have: set[Shown], scored: Sequence[str]) -> Missing:
+    """Per bar, the games with a human score that none of its runs is of: its IQM is over the others."""
+    seeds: dict[tuple[Any, ...], dict[str, int]] = {}
+    for s in shown:
+        games = seeds.setdefault((s.panel, s.series, s.x), dict.fromkeys(scored, 0))
+        if s.run.game in games:
+            games[s.run.game] += s in have
+    return {key: [game for game, count in games.items() if not count] for key, games in seeds.items()}

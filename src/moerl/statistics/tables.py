@@ -6,6 +6,7 @@ Every row says what it rests on: games, seeds, games left out, and runs that are
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ BAR_COLUMNS = (
     "n_games",
     "n_seeds",
     "games_left_out",
+    "games_without_runs",
     "missing_runs",
 )
 ANALYSIS_COLUMNS = (
@@ -49,7 +51,8 @@ LAST_ITERATIONS = 5  # of the robust read-out (method 1.0)
 _BOOTSTRAP_SEED = 2402_08609
 
 Missing = Mapping[tuple[Any, ...], Sequence[str]]
-"""Key of a row's cell → the runs it lacks, in words."""
+"""Key of a row's cell → what it lacks (runs, or games), in words."""
+_NOTHING: Missing = MappingProxyType({})
 
 
 def readouts(iterations: int, iteration_frames: int, early_frames: int | None) -> dict[str, tuple[int, int]]:
@@ -116,6 +119,7 @@ def bar_table(
     windows: Mapping[str, tuple[int, int]],
     iteration_frames: int,
     missing: Missing,
+    games_without_runs: Missing = _NOTHING,
 ) -> pd.DataFrame:
     """The table of a bar figure, columns `BAR_COLUMNS`; `frame` is the nominal frame read out.
 
@@ -125,6 +129,8 @@ def bar_table(
         windows: The read-outs, as from `readouts`.
         iteration_frames: Frames per iteration.
         missing: Missing runs of each cell that has any.
+        games_without_runs: Games that could be scored but have no run at all, of each cell with any. The
+            cell's IQM is then over fewer games than the others', and the row names those it lacks.
     """
     ordered = scores.sort_values(["game", "seed", "iteration"])
     groups = dict(list(ordered.groupby(["panel", "series", "x"])))
@@ -139,6 +145,7 @@ def bar_table(
                     "x": x,
                     "readout": readout,
                     "frame": (window[1] + 1) * iteration_frames,
+                    "games_without_runs": "; ".join(games_without_runs.get(cell, ())),
                     "missing_runs": "; ".join(missing.get(cell, ())),
                     **bar_row(groups.get(cell, scores.iloc[:0]), window),
                 }

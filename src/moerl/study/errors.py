@@ -9,9 +9,13 @@ from collections.abc import Iterable
 class UserError(Exception):
     """Something in the user's input is wrong; ``str(error)`` is one complete line."""
 
+    exit_code = 2
+
 
 class FailureError(Exception):
-    """Work failed although the input was fine; ``str(error)`` is one complete line. Exit code 1."""
+    """Work failed although the input was fine; ``str(error)`` is one complete line."""
+
+    exit_code = 1
 
 
 class ConfigError(UserError):

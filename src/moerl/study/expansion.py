@@ -45,6 +45,11 @@ class Run:
     milestone: str
 
     @property
+    def name(self) -> str:
+        """The run in words; its milestone is left out."""
+        return f"{self.agent} {self.variant} {self.game} seed {self.seed}"
+
+    @property
     def cell(self) -> Cell:
         """The run without its seed and milestone."""
         return Cell(self.agent, self.variant, self.game)

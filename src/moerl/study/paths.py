@@ -39,6 +39,11 @@ def state_dir(state: Path, run: Run) -> Path:
     return state / run.agent / run.variant / run.game / f"seed{run.seed}"
 
 
+def divergence_file(state: Path, run: Run) -> Path:
+    """Record of a run that diverged; shared by its milestones."""
+    return state_dir(state, run) / "diverged.json"
+
+
 def analysis_file(results: Path, run: Run) -> Path:
     """Tidy analysis values of one run."""
     return results / "analysis" / run.agent / run.variant / run.game / f"seed{run.seed}.parquet"
@@ -47,6 +52,11 @@ def analysis_file(results: Path, run: Run) -> Path:
 def scores_file(results: Path, figure: str) -> Path:
     """Tidy scores of one figure."""
     return results / "scores" / f"{figure}.parquet"
+
+
+def left_out_file(results: Path, figure: str) -> Path:
+    """The runs that one figure's scores leave out, and why; empty but for its header when complete."""
+    return results / "scores" / f"{figure}.left_out.csv"
 
 
 def table_files(results: Path, figure: str) -> tuple[Path, Path]:

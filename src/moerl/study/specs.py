@@ -30,6 +30,10 @@ PositiveInt = Annotated[int, Field(strict=True, ge=1)]
 NonNegativeInt = Annotated[int, Field(strict=True, ge=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0)]
+
+IMPALA_FILTER_SIZE = 3
+"""Of the paper's default Impala encoder (appendix D)."""
 
 
 class Frozen(BaseModel):
@@ -54,9 +58,36 @@ class Module(StrEnum):
 
 
 class Tokens(StrEnum):
-    """How an h×w×d feature map becomes tokens (paper Fig 3). Other tokenisations are not built yet."""
+    """How an h×w×d feature map becomes tokens (paper Fig 3)."""
 
     PERCONV = "perconv"
+    """h·w tokens of width d: the channels at each position."""
+    PERFEAT = "perfeat"
+    """d tokens of width h·w: each channel's map."""
+    PERSAMP = "persamp"
+    """One token of width h·w·d: the whole map."""
+
+
+class Phi(StrEnum):
+    """Where a SoftMoE's routing matrix Φ comes from (paper Fig 8, right; method 3.1)."""
+
+    LEARNED = "learned"
+    REDRAW = "redraw"
+    """Drawn from N(0, 1) at every forward pass, anew for each state of a training batch: what the
+    published code calls a random Φ (B9). There is no such parameter."""
+    FROZEN = "frozen"
+    """Drawn once, as a learned one is initialised, and never trained. Not in the paper."""
+
+
+class ExpertType(StrEnum):
+    """What one expert of a SoftMoE is (paper section 5.3, Figs 13 to 15; method 3.5)."""
+
+    REGULAR = "regular"
+    """Two dense layers, in place of the penultimate layer."""
+    BIG = "big"
+    """A whole network, routed by the image."""
+    ALL = "all"
+    """A copy of one layer; every layer is a SoftMoE of its own, routed by its input."""
 
 
 class Loss(StrEnum):
@@ -92,7 +123,7 @@ class IterationEnd(StrEnum):
 
 
 class NetworkSpec(Frozen):
-    """A named network variant: encoder, penultimate module and its size."""
+    """A named network variant: encoder, penultimate module and its size, routing."""
 
     encoder: Encoder
     module: Module
@@ -102,6 +133,34 @@ class NetworkSpec(Frozen):
     hidden_units: PositiveInt = 512
     """Penultimate width of the baseline, or the hidden width of each expert."""
     tokens: Tokens | None = None
+    filter_size: PositiveInt = IMPALA_FILTER_SIZE
+    """Height and width of the kernels of all Impala convolutions (paper Fig 18)."""
+    expert_type: ExpertType = ExpertType.REGULAR
+    phi: Phi = Phi.LEARNED
+    normalised: bool = False
+    """SoftMoE: tokens and Φ are ℓ2-normalised before routing, and a learnt scalar multiplies Φ."""
+    capacity_factor: PositiveFloat = 1.0
+    """Slots of each expert: tokens × capacity_factor / num_experts, rounded up."""
+    slots_per_expert: PositiveInt | None = None
+    """Slots of each expert whatever the number of tokens; None: by `capacity_factor`."""
+    router_noise: NonNegativeFloat = 0.0
+    """Top1: deviation, times num_experts, of the noise on the router's logits (published default: none)."""
+    importance_weight: NonNegativeFloat = 0.0
+    """Top1: weight of the importance loss in what is minimised (method 3.4; paper Fig 9)."""
+    load_weight: NonNegativeFloat = 0.0
+    """Top1: weight of the load loss in what is minimised."""
+    load_noise: PositiveFloat = 1.0
+    """Top1: deviation, times num_experts, of the noise that the load loss supposes."""
+
+    @property
+    def draws(self) -> bool:
+        """Whether a forward pass draws random numbers, whatever the head: a fresh Φ or routing noise."""
+        return self.phi is Phi.REDRAW or self.router_noise > 0
+
+    @property
+    def balanced(self) -> bool:
+        """Whether a load-balancing loss is added to the agent's."""
+        return self.importance_weight > 0 or self.load_weight > 0
 
     @model_validator(mode="after")
     def _consistent(self) -> NetworkSpec:
@@ -115,7 +174,37 @@ class NetworkSpec(Frozen):
                 raise ValueError("`width` scales baselines only; use `num_experts` or `hidden_units`")
             if self.tokens is None:
                 raise ValueError("a MoE variant must name its `tokens`")
+        if self.encoder is not Encoder.IMPALA:
+            self._require_default(("filter_size",), "an encoder whose filters vary, which is only 'impala'")
         return self
+
+    @model_validator(mode="after")
+    def _routing_fits_module(self) -> NetworkSpec:
+        if self.module is Module.BASELINE:
+            self._require_default(("capacity_factor", "slots_per_expert"), "a MoE variant")
+        if self.module is not Module.SOFTMOE:
+            why = "a SoftMoE (Top1 learns a router, not Φ, and its experts are regular)"
+            self._require_default(("expert_type", "phi", "normalised"), why)
+        if self.module is not Module.TOP1:
+            why = "Top1 (a SoftMoE has no router to disturb, and its load is balanced by construction)"
+            self._require_default(("router_noise", "importance_weight", "load_weight", "load_noise"), why)
+        if self.slots_per_expert is not None and self.capacity_factor != 1.0:
+            raise ValueError("`slots_per_expert` takes the place of `capacity_factor`; give one of them")
+        if self.expert_type is not ExpertType.REGULAR:
+            if self.tokens is not Tokens.PERSAMP:
+                raise ValueError(
+                    f"expert_type {self.expert_type.value!r} routes whole inputs: tokens must be 'persamp'"
+                )
+            why = "expert_type 'regular' (the others have one token and one slot each, and learn Φ)"
+            self._require_default(("phi", "capacity_factor", "slots_per_expert"), why)
+        return self
+
+    def _require_default(self, names: tuple[str, ...], needs: str) -> None:
+        """Raise ValueError for the first of `names` that is set, saying that it `needs` something else."""
+        for name in names:
+            value = getattr(self, name)
+            if value != type(self).model_fields[name].default:
+                raise ValueError(f"`{name}` ({value}) needs {needs}")
 
 
 class HeadSpec(Frozen):

@@ -27,8 +27,9 @@ import moerl
 from moerl.agents.value import ValueAgent
 from moerl.atari.action_log import ActionLog
 from moerl.study.errors import UserError
-from moerl.study.specs import TrainSpec
-from moerl.training.lane import FORMAT, Lane
+from moerl.study.specs import FRAMES_PER_STEP, TrainSpec
+from moerl.study.standing import Divergence, read_divergence
+from moerl.training.lane import FORMAT, DivergedError, Lane
 from moerl.training.progress import (
     TimingRow,
     evaluations_parquet,
@@ -57,6 +58,18 @@ class RunFolders:
     seconds: float = 0.0
     """Training seconds up to the checkpoint that was found, interruptions left out."""
     _restored_from: Path | None = None
+    _good: tuple[Path, int] | None = None
+    """The newest checkpoint known to be good, and its agent steps."""
+
+    @property
+    def divergence(self) -> Path:
+        """Record of the run's divergence; shared by its milestones."""
+        return self.state.parent / "diverged.json"
+
+    @property
+    def published_before(self) -> bool:
+        """Whether the lane that was found had been published: it may be again, without its replay."""
+        return self._restored_from == self.state / RESUME
 
     def stamp(self, lane: Lane, seconds: float) -> None:
         """Record the training seconds at the end of the iteration that `lane` just finished."""
@@ -84,6 +97,7 @@ class RunFolders:
         if current.exists():
             current.replace(self.state / PREVIOUS)
         store(current, tensors, lane.meta())
+        self._good = current, lane.agent_steps
         self._write_timing(seconds)
 
     def save_snapshot(self, lane: Lane) -> None:
@@ -109,6 +123,8 @@ class RunFolders:
                 continue
             if best is None or meta["agent_steps"] > best[0]:
                 best = meta["agent_steps"], tensors, meta, path
+        if best is None or best[3] != self.state / RESUME:
+            (self.state / "manifest.json").unlink(missing_ok=True)  # what was finished here no longer is
         if best is None:
             shutil.rmtree(self.state / SNAPSHOTS, ignore_errors=True)
             return Lane.fresh(spec, seed, agent)
@@ -117,7 +133,7 @@ class RunFolders:
             {k.removeprefix("log/"): v for k, v in tensors.items() if k[:4] == "log/"}
         )
         lane = Lane.restore(spec, seed, agent, tensors, meta, logged)
-        self._restored_from = path
+        self._restored_from, self._good = path, (path, lane.agent_steps)
         self._adopt(path.parent, lane)
         log.info("seed %d continues from agent step %d (%s)", seed, lane.agent_steps, path)
         return lane
@@ -147,11 +163,12 @@ class RunFolders:
     def publish(self, lane: Lane) -> None:
         """Write the finished milestone's files.
 
-        Checkpoint and log stay in the state as well, as hard links: if the results are lost (Snakemake
-        deletes the outputs of a job it repeats), they are published again without training.
+        All of them stay in the state as well, as hard links. If the results are lost (Snakemake deletes
+        the outputs of a job that fails, also those of the seeds that did not, and of a job it repeats),
+        they are published again without training, and partial figures find them.
         """
         resume, actions = self.state / RESUME, self.state / ACTIONS
-        if self._restored_from != resume:
+        if not self.published_before:
             store(actions, lane.log.tensors(), _log_meta(lane))
             store(resume, lane.tensors(), lane.meta())
             self._write_timing(self.timing[-1].wall_seconds)
@@ -175,6 +192,45 @@ class RunFolders:
         write_atomic(self.results / "timing.parquet", timing_parquet(self.timing))
         manifest = json.dumps(_manifest(lane, self, digests), indent=1) + "\n"
         write_atomic(self.results / "manifest.json", manifest.encode())
+        for name in (*tables, "timing.parquet", "manifest.json"):  # where the last is, the others are
+            _link(self.results / name, self.state / name)
+
+    def record_divergence(self, lane: Lane, error: DivergedError) -> DivergedError:
+        """Leave a record of why `lane` ends here; returns `error` with all that is known, to be raised."""
+        step = lane.agent_step_of(error.gradient_step)
+        record = Divergence(
+            run=lane.name(),
+            spec=lane.spec.digest(),
+            problem=error.problem,
+            gradient_step=error.gradient_step,
+            agent_step=step,
+            frame=step * FRAMES_PER_STEP,
+            # An iteration that is refused at its end has its row already.
+            iteration=len(lane.rows) - (step < lane.iteration_start),
+            checkpoint=str(self._good[0]) if self._good else None,
+            checkpoint_agent_step=self._good[1] if self._good else None,
+            versions=_versions(),
+        )
+        write_atomic(self.divergence, f"{record.model_dump_json(indent=1)}\n".encode())
+        return self._diverged(record)
+
+    def recorded_divergence(self, spec: TrainSpec, iterations: int) -> DivergedError | None:
+        """What ended this run before, if training it to `iterations` would end there again.
+
+        A record of another spec is removed.
+        """
+        record = read_divergence(self.divergence)
+        if record is None:
+            return None
+        if record.spec != spec.digest():
+            log.info("%s: removed, it is of another spec", self.divergence)
+            self.divergence.unlink()
+            return None
+        return self._diverged(record) if record.concerns(spec.digest(), iterations) else None
+
+    def _diverged(self, record: Divergence) -> DivergedError:
+        message = record.describe(self.divergence, _versions())
+        return DivergedError(message, record.problem, record.gradient_step)
 
     def _write_timing(self, seconds: float) -> None:
         rows = [[row.iteration, row.frame, row.wall_seconds] for row in self.timing]
@@ -239,8 +295,13 @@ def _log_meta(lane: Lane) -> dict[str, Any]:
     }
 
 
-def _manifest(lane: Lane, folder: RunFolders, digests: dict[str, str]) -> dict[str, Any]:
+def _versions() -> dict[str, str]:
+    """Versions of what decides a run's numbers."""
     packages = ("moerl", "jax", "jaxlib", "flax", "optax", "ale-py", "numpy")
+    return {name: moerl.__version__ if name == "moerl" else version(name) for name in packages}
+
+
+def _manifest(lane: Lane, folder: RunFolders, digests: dict[str, str]) -> dict[str, Any]:
     return {
         "spec": json.loads(lane.spec.canonical_json()),
         "spec_digest": lane.spec.digest(),
@@ -249,7 +310,7 @@ def _manifest(lane: Lane, folder: RunFolders, digests: dict[str, str]) -> dict[s
         "gradient_steps": lane.gradient_steps,
         "wall_seconds": folder.seconds,
         "sha256": digests,
-        "versions": {name: moerl.__version__ if name == "moerl" else version(name) for name in packages},
+        "versions": _versions(),
         "python": platform.python_version(),
         "host": platform.node(),
         "device": jax.devices()[0].device_kind,

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import bisect
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate
 from typing import Any
@@ -25,7 +26,7 @@ from moerl.atari.action_log import ActionLog
 from moerl.atari.lanes import FRAME_SHAPE, Frame
 from moerl.atari.regenerate import LoggedEpisode
 from moerl.replay.priorities import PriorityError, PriorityTable
-from moerl.replay.ring import FrameRing, Indices
+from moerl.replay.ring import FrameRing, Indices, SamplingError
 from moerl.study.errors import FailureError
 from moerl.study.specs import FRAMES_PER_STEP, STACK_SIZE, IterationEnd, Replay, TrainSpec
 from moerl.training.progress import EvaluationRow, IterationRow
@@ -37,7 +38,13 @@ FORMAT = 2
 
 
 class DivergedError(FailureError):
-    """A loss or priority became non-finite; one line with the run and the gradient step."""
+    """A loss, priority or parameter became non-finite; one line with the run and the gradient step."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, problem: str, gradient_step: int) -> None:
+        self.problem, self.gradient_step = problem, gradient_step
+        super().__init__(message)
 
 
 def name_leaves(tree: Any) -> Tensors:
@@ -88,8 +95,8 @@ class Lane:
     )
     episode_return: float = 0.0
     episode_steps: int = 0
-    bad_priority: str | None = None
-    """What was wrong with the first priority that was not finite."""
+    bad_priority: DivergedError | None = None
+    """Raised for the first priority that was not finite."""
     restored_adds: int | None = None
     """Transitions added before the checkpoint this lane is from, padding included; None for a fresh lane."""
 
@@ -171,17 +178,27 @@ class Lane:
     def sample_batch(self) -> tuple[Indices, Batch]:
         """The batch of the coming gradient step, and the replay slots `[B]` it comes from.
 
-        Raises RuntimeError if the replay memory cannot give one.
+        Raises FailureError, naming the run, if the replay memory cannot give one.
         """
         rng = stream(self.seed, Purpose.REPLAY, self.gradient_steps)
         size = self.spec.hyper.batch_size
         if self.priorities is None:
-            slots = self.ring.sample_indices(rng, size)
+            with self._sampling():
+                slots = self.ring.sample_indices(rng, size)
             return slots, Batch(**vars(self.ring.gather(slots)))
-        slots = self.priorities.sample(rng, size, self.ring.valid)
+        with self._sampling():
+            slots = self.priorities.sample(rng, size, self.ring.valid)
         return slots, Batch(
             **vars(self.ring.gather(slots)), weight=jnp.asarray(self.priorities.weights(slots))
         )
+
+    @contextmanager
+    def _sampling(self) -> Iterator[None]:
+        """Turn a replay memory that cannot be sampled from into a failure of this run, in one line."""
+        try:
+            yield
+        except SamplingError as error:
+            raise FailureError(f"{self.name()}: gradient step {self.gradient_steps}: {error}") from error
 
     def set_priorities(self, slots: Indices, priorities: jax.Array) -> None:
         """Give the transitions of the last gradient step their new priorities, if replay is prioritised.
@@ -193,11 +210,10 @@ class Lane:
         try:
             self.priorities.update(slots, np.asarray(priorities))
         except PriorityError as error:
-            step = self.gradient_steps - 1
-            problem = f"{self._name()}: diverged, {error} at gradient step {step}"
-            self.bad_priority = self.bad_priority or problem
+            self.bad_priority = self.bad_priority or self.diverged(f"{error} at", self.gradient_steps - 1)
 
-    def _name(self) -> str:
+    def name(self) -> str:
+        """The run in words."""
         return f"{self.spec.agent} {self.spec.variant} {self.spec.game} seed {self.seed}"
 
     def flush_losses(self) -> npt.NDArray[np.float64]:
@@ -206,20 +222,22 @@ class Lane:
         Raises DivergedError if one of them, or a priority, is not finite, so that no bad state is ever saved.
         """
         if self.bad_priority is not None:
-            raise DivergedError(self.bad_priority)
+            raise self.bad_priority
         self.pending_losses = [float(loss) for loss in self.pending_losses]
         losses = np.array(self.pending_losses, dtype=np.float64)
         bad = np.flatnonzero(~np.isfinite(losses))
         if len(bad):
-            step = self.gradient_steps - len(losses) + bad[0]
-            raise self.diverged(f"loss {losses[bad[0]]} at gradient step {step}")
+            step = self.gradient_steps - len(losses) + int(bad[0])
+            raise self.diverged(f"loss {losses[bad[0]]} at", step)
         return losses
 
     def snapshot(self) -> tuple[Tensors, dict[str, Any]]:
         """Parameters and uniformly sampled batches of this moment, for the analyses."""
         count = self.spec.schedule.snapshot_batches * self.spec.hyper.batch_size
         rng = stream(self.seed, Purpose.SNAPSHOT, len(self.rows))
-        sample = self.ring.gather(self.ring.sample_indices(rng, count))
+        with self._sampling():
+            slots = self.ring.sample_indices(rng, count)
+        sample = self.ring.gather(slots)
         tensors = name_leaves(
             {
                 "params": self.learner.params,
@@ -243,16 +261,27 @@ class Lane:
         tensors = name_leaves(self.learner) | {"pending_losses": self.flush_losses()}
         for name, value in tensors.items():
             if value.dtype.kind == "f" and not np.isfinite(value).all():
-                raise self.diverged(f"{name} is not finite after gradient step {self.gradient_steps - 1}")
+                raise self.diverged(f"{name} is not finite after", self.gradient_steps - 1)
         tensors["episode_adds"] = np.array(self.episode_adds, dtype=np.int64)
         if self.priorities is not None:
             tensors |= {f"priorities/{name}": value for name, value in self.priorities.tensors().items()}
         return tensors
 
-    def diverged(self, how: str) -> DivergedError:
-        """The error that says which run diverged, and how."""
-        spec = self.spec
-        return DivergedError(f"{spec.agent} {spec.variant} {spec.game} seed {self.seed}: diverged, {how}")
+    def diverged(self, how: str, gradient_step: int) -> DivergedError:
+        """The error that says which run diverged, and how: "loss nan at"."""
+        problem = f"{how} gradient step {gradient_step}"
+        return DivergedError(f"{self.name()}: diverged, {problem}", problem, gradient_step)
+
+    def agent_step_of(self, gradient_step: int) -> int:
+        """The agent step (0-based) in which a past gradient step (0-based) was taken.
+
+        Once begun, training happens in every `update_period`-th agent step, `updates_per_period` times.
+        """
+        hyper = self.spec.hyper
+        last = (self.agent_steps - 1) // hyper.update_period
+        calls_since = (self.gradient_steps - 1) // hyper.updates_per_period
+        calls_since -= gradient_step // hyper.updates_per_period
+        return (last - calls_since) * hyper.update_period
 
     def meta(self) -> dict[str, Any]:
         """Everything that is not an array in the checkpoint."""
@@ -324,7 +353,7 @@ class Lane:
         """Raises StateError unless the regenerated ring ends where the checkpoint's did."""
         if self.restored_adds is not None and self.ring.add_count != self.restored_adds:
             raise StateError(
-                f"{self._name()}: replaying the action log added {self.ring.add_count} transitions instead "
+                f"{self.name()}: replaying the action log added {self.ring.add_count} transitions instead "
                 f"of {self.restored_adds}; was it recorded with another ale-py or ROM version?"
             )
 

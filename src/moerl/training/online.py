@@ -78,7 +78,7 @@ class Pack:
         return self.agent.update(learner, batch, jax.random.fold_in(key, step))
 
     def _greedy_at(self, params: Params, state: jax.Array, key: jax.Array, step: int) -> jax.Array:
-        noise = jax.random.fold_in(key, step) if self.spec.hyper.noisy else None
+        noise = jax.random.fold_in(key, step) if self.agent.draws else None
         return self.agent.greedy_action(params, state, noise)
 
     @classmethod
@@ -179,21 +179,25 @@ def train(
 
     `report` is called now and then with the lanes and this process's frames per second.
 
-    Raises LeftEarlyError (saved, run again), StateError, UserError, or DivergedError once the lanes that
-    did not diverge are done.
+    A run whose divergence is on record is not trained again, and one that is finished is only published.
+
+    Raises LeftEarlyError (saved, run again), StateError, UserError, FailureError, or DivergedError once the
+    lanes that did not diverge are done.
     """
     started = time.monotonic()
     agent = ValueAgent(spec.hyper, spec.network, spec.num_actions)
     with ExitStack() as locks, _Signals() as signals:
         for folder in runs.values():
             locks.enter_context(folder.lock())
-        folders = list(runs.values())
-        lanes = [folder.find(spec, seed, iterations, agent) for seed, folder in runs.items()]
+        diverged: list[DivergedError] = []
+        folders, lanes = _lanes_to_train(spec, runs, iterations, agent, diverged)
+        if not lanes:
+            _raise_first(diverged)
+            return
         pack = Pack.create(spec, rom, lanes, agent)
         clock = _Clock(started, options, lanes, [folder.seconds for folder in folders])
         evaluator = Evaluator(spec, rom, agent)
         active = list(range(len(lanes)))
-        diverged: list[DivergedError] = []
 
         def leaving() -> str | None:
             return signals.caught or ("its deadline is near" if clock.deadline_passed() else None)
@@ -203,8 +207,8 @@ def train(
             try:
                 work()
             except DivergedError as error:
-                log.error("%s; last good checkpoint: %s", error, folders[i].state)
-                diverged.append(error)
+                diverged.append(folders[i].record_divergence(lanes[i], error))
+                log.error("%s", diverged[-1])
                 active.remove(i)
 
         def end_iteration(i: int) -> None:
@@ -245,8 +249,36 @@ def train(
                 raise LeftEarlyError(f"saved and left because {reason}; run it again to go on")
             if report is not None and clock.report_due():
                 report(lanes, clock.frames_per_second())
-        if diverged:
-            raise diverged[0]
+        _raise_first(diverged)
+
+
+def _lanes_to_train(
+    spec: TrainSpec,
+    runs: dict[int, RunFolders],
+    iterations: int,
+    agent: ValueAgent,
+    diverged: list[DivergedError],
+) -> tuple[list[RunFolders], list[Lane]]:
+    """Find the lanes that there is work for; publishes finished ones, and adds to `diverged` known ones."""
+    folders, lanes = [], []
+    for seed, folder in runs.items():
+        if (known := folder.recorded_divergence(spec, iterations)) is not None:
+            log.error("%s", known)
+            diverged.append(known)
+            continue
+        lane = folder.find(spec, seed, iterations, agent)
+        if len(lane.rows) == iterations and folder.published_before:
+            folder.publish(lane)
+            continue
+        folders.append(folder)
+        lanes.append(lane)
+    return folders, lanes
+
+
+def _raise_first(diverged: Sequence[DivergedError]) -> None:
+    """Raise the error of the first run that diverged, if one did; the log names all of them."""
+    if diverged:
+        raise diverged[0]
 
 
 class _Clock:

@@ -1,0 +1,145 @@
+"""How the runs of a study stand: finished, diverged or missing, read from small JSON files alone.
+
+A run is finished when its returns are there and its manifest names the spec that the study resolves to
+now: what another spec trained is never taken for it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from moerl.study.errors import UserError
+from moerl.study.expansion import Run, Study
+from moerl.study.figures import FigureSpec
+from moerl.study.paths import divergence_file, run_dir, state_dir
+from moerl.study.specs import Frozen, NonNegativeInt
+
+DIVERGED, OUTDATED, MISSING = "diverged", "trained under another spec", "missing"
+"""Why a run is left out; a diverged one also says where: "diverged at gradient step 37"."""
+_NAMED = 3  # unfinished runs named in an error
+
+
+class Divergence(Frozen):
+    """Where and how a run diverged: what training leaves in `diverged.json`."""
+
+    run: str
+    """Agent, variant, game and seed in words."""
+    spec: str
+    """Digest of the spec it was trained under."""
+    problem: str
+    """What was not finite, and the gradient step."""
+    gradient_step: NonNegativeInt
+    """0-based."""
+    agent_step: NonNegativeInt
+    """0-based agent step of that gradient step."""
+    frame: NonNegativeInt
+    """Emulated frames by then."""
+    iteration: NonNegativeInt
+    """0-based iteration that this agent step belongs to; the iterations before it are sound."""
+    checkpoint: str | None
+    """The last good checkpoint; None: there was none yet."""
+    checkpoint_agent_step: NonNegativeInt | None
+    versions: dict[str, str]
+    """Of the packages that decide a run's numbers."""
+
+    def concerns(self, spec: str, iterations: int) -> bool:
+        """Whether a run of the spec with digest `spec` to so many iterations ends here."""
+        return self.spec == spec and self.iteration < iterations
+
+    def describe(self, path: Path, versions: dict[str, str]) -> str:
+        """One line for the user: what happened where, and which file stands in the way of another try.
+
+        Args:
+            path: The file that holds this record.
+            versions: Those of the running process; any that differ are named.
+        """
+        good = "there was no checkpoint yet"
+        if self.checkpoint is not None:
+            good = f"last good checkpoint: {self.checkpoint} (agent step {self.checkpoint_agent_step})"
+        other = [
+            f"{name} {then}, now {now}"
+            for name, then in self.versions.items()
+            if (now := versions.get(name, then)) != then
+        ]
+        changed = f" (it was recorded under {'; '.join(other)})" if other else ""
+        where = f"{self.problem} (agent step {self.agent_step}, frame {self.frame})"
+        return (
+            f"{self.run}: diverged, {where}; {good}; "
+            f"the same training diverges again, so it is not repeated: delete {path} to try again{changed}"
+        )
+
+
+def read_divergence(path: Path) -> Divergence | None:
+    """The record at `path`; None if there is none. Raises UserError if it is not one."""
+    try:
+        return Divergence.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        problem = " ".join(str(error).split())
+        raise UserError(f"{path}: not a record of a divergence ({problem}); delete it") from error
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Looks up how the runs of a study stand, in its results and, if given, its in-progress state."""
+
+    study: Study
+    results: Path
+    state: Path | None = None
+
+    def finished(self, run: Run) -> Path | None:
+        """The folder that holds a run's finished files; None if it is not finished.
+
+        Snakemake deletes the results of a job that failed: finished seeds of a pack in which another
+        one diverged are found in the state, where training keeps them.
+        """
+        digest = self.study.train_spec(run.cell).digest()
+        folders = [run_dir(self.results, run)]
+        if self.state is not None:
+            folders.append(state_dir(self.state, run) / run.milestone)
+        return next((folder for folder in folders if _spec_of(folder) == digest), None)
+
+    def divergence(self, run: Run) -> Divergence | None:
+        """The record of a run that diverged before its milestone; None if it did not, as far as is known."""
+        record = read_divergence(divergence_file(self.state, run)) if self.state is not None else None
+        if record is None:
+            return None
+        digest, iterations = self.study.train_spec(run.cell).digest(), self.study.iterations(run.milestone)
+        return record if record.concerns(digest, iterations) else None
+
+    def why_not(self, run: Run) -> str:
+        """Why a run that is not finished is not."""
+        if (record := self.divergence(run)) is not None:
+            return f"{DIVERGED} at gradient step {record.gradient_step}"
+        digest = self.study.train_spec(run.cell).digest()
+        return MISSING if _spec_of(run_dir(self.results, run)) in (None, digest) else OUTDATED
+
+    def left_out(self, figure: FigureSpec) -> dict[Run, str]:
+        """The runs of a figure that are not finished, in the figure's order, and why."""
+        runs = self.study.figure_runs(figure)
+        return {run: self.why_not(run) for run in runs if self.finished(run) is None}
+
+
+def unfinished(figure: str, total: int, left_out: Mapping[Run, str]) -> str:
+    """One line that names the runs, diverged ones first, that a figure of `total` runs lacks."""
+    ordered = sorted(left_out.items(), key=lambda item: not item[1].startswith(DIVERGED))
+    named = ", ".join(f"{run.name} ({why})" for run, why in ordered[:_NAMED])
+    more = f" and {len(ordered) - _NAMED} more" if len(ordered) > _NAMED else ""
+    return f"{figure}: {len(left_out)} of {total} runs are not finished: {named}{more}"
+
+
+def _spec_of(folder: Path) -> str | None:
+    """Digest of the spec that the finished run in `folder` was trained under; None if there is none."""
+    if not (folder / "returns.parquet").is_file():
+        return None
+    try:
+        digest = json.loads((folder / "manifest.json").read_bytes())["spec_digest"]
+    except (OSError, ValueError, KeyError, TypeError):  # not there, torn, or something else's
+        return None
+    return str(digest)
