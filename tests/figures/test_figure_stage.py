@@ -128,8 +128,12 @@ def test_a_reduced_study_says_so_on_the_face(study: Study, tables: Path) -> None
         assert words in said
 
 
-def test_notes_speak_of_their_own_figure_only() -> None:
-    paper = load_study(Path(__file__).parents[2] / "config" / "studies" / "paper.yaml")
+def test_notes_speak_of_their_own_figure_only(tmp_path: Path) -> None:
+    file = Path(__file__).parents[2] / "config" / "studies" / "paper.yaml"
+    text = file.read_text(encoding="utf-8")
+    assert text.count("fig10: {}") == 1
+    (tmp_path / "paper.yaml").write_text(text.replace("fig10: {}", "fig10: {agent: dqn}"), encoding="utf-8")
+    paper = load_study(tmp_path / "paper.yaml")
     assert reduced_note(paper, "fig01") is None
     note = reduced_note(paper, "fig10")
     assert note is not None

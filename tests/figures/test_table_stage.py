@@ -142,7 +142,7 @@ def test_only_unscored_games_finished_is_said(study: Study, results: Path) -> No
     for run in study.figure_runs(study.figure("fig01")):
         if run.game != "AirRaid":
             (run_dir(results, run) / "returns.parquet").unlink()
-    with pytest.raises(UserError, match="no run of a game with a human score is finished"):
+    with pytest.raises(UserError, match="no game with a human score has a run with a finished episode"):
         table(study, "fig01", results, allow_partial=True)
 
 
@@ -316,5 +316,5 @@ def test_no_episode_at_all_is_told(make_study: Callable[..., Study], tmp_path: P
     study = make_study(games="Pong", seeds="0", short="1M", full="1M")
     write_runs(study, "fig01", tmp_path)
     without_episodes(study, "fig01", tmp_path, lambda _: True)
-    with pytest.raises(UserError, match="none of the games Pong has a human score and a finished episode"):
+    with pytest.raises(UserError, match="no game with a human score has a run with a finished episode"):
         table(study, "fig01", tmp_path)

@@ -56,7 +56,10 @@ BAD = {
     "negative seed": ({"seeds": [0, -1]}, ["seeds[1]", "-1"]),
     "no seeds": ({"seeds": []}, ["seeds"]),
     "missing key": ({"seeds": None}, ["seeds", "missing"]),
-    "figure without its agent": ({"figures__fig10": {}}, ["figures.fig10", "rainbow", "agents (dqn)"]),
+    "figure without its agent": (
+        {"figures__fig10": {"encoder": "cnn", "agent": "der"}},
+        ["figures.fig10", "der", "agents (dqn, rainbow)"],
+    ),
     "agent of two panels": ({"figures__fig01": {"agent": "dqn"}}, ["figures.fig01.agent", "single-panel"]),
     "hyper-parameter out of range": ({"agents__dqn__gamma": 1.5}, ["agents.dqn.gamma", "1.5"]),
     "replay too small": ({"agents__dqn__replay_capacity": 20}, ["agents.dqn", "replay_capacity 20"]),
@@ -163,14 +166,18 @@ def test_command_line_exits_with_2_in_one_line_and_in_time(tmp_path):
 @pytest.mark.parametrize(
     ("agent", "variant", "hint"),
     [
-        ("rainbow", "cnn-baseline", "unknown agent 'rainbow' (allowed: dqn)"),  # built, but not in this study
+        (
+            "der",
+            "cnn-baseline",
+            "unknown agent 'der' (allowed: dqn, rainbow)",
+        ),  # built, but not in this study
         ("sac", "cnn-baseline", "unknown agent 'sac'"),
         ("dqn", "impala-softmoe16", "did you mean 'impala-softmoe1'?"),
         ("dqn", "resnet-baseline", "unknown variant 'resnet-baseline'"),
     ],
 )
 def test_a_combination_that_does_not_exist_is_one_line(tmp_path, monkeypatch, capsys, agent, variant, hint):
-    cell = ["--agent", agent, "--variant", variant, "--game", "Pong", "--seeds", "0", "--milestone", "2k"]
+    cell = ["--agent", agent, "--variant", variant, "--game", "Pong", "--seeds", "0", "--milestone", "1600"]
     folders = ["--results", str(tmp_path / "r"), "--state", str(tmp_path / "s")]
     monkeypatch.setattr("sys.argv", ["moerl", "train", "--study", str(DEMO), *cell, *folders])
     with pytest.raises(SystemExit) as left:
@@ -194,7 +201,7 @@ def test_study_imports_no_heavy_package():
 def test_paper_study_is_the_papers_grid():
     study = load_study(ROOT / "config" / "studies" / "paper.yaml")
     fig01 = study.figure_runs(study.figure("fig01"))
-    assert len(fig01) == 12 * 20 * 5  # DQN half of the paper's 2,400
+    assert len(fig01) == 24 * 20 * 5
     assert {r.milestone for r in fig01} == {"200M"}
     assert study.iterations("200M") == 200
     assert study.previous_milestone("200M") == "50M"

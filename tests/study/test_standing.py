@@ -90,7 +90,7 @@ def test_a_finished_run_is_finished_whatever_the_record_says(standing: Standing)
     figure = STUDY.figure("fig01").model_copy(update={"games": ("Asterix",)})
     left_out = standing.left_out(figure)
     assert RUN not in left_out
-    assert len(left_out) == 12 * 5 - 1
+    assert len(left_out) == 24 * 5 - 1
 
 
 def test_a_record_is_told_in_one_line() -> None:
