@@ -41,9 +41,9 @@ def test_atari100k(agent):
 
 
 @pytest.mark.parametrize("agent", ["der", "drq_eps"])
-def test_50m_frames_are_the_ordinary_protocol(agent, tmp_path):
+def test_50m_frames_are_the_ordinary_protocol(agent):
     """Figures 12 and 16: 50 iterations of 250,000 agent steps, one update per step, training returns."""
-    study = edited(tmp_path, "paper", agents={agent: {}, "rainbow": {}})
+    study = load_study(STUDIES / "paper.yaml")
     spec = study.train_spec(Cell(agent, "impala-softmoe8", "Pong"))
     assert spec.schedule == Schedule(iteration_steps=250_000)
     assert spec.schedule.model_dump(mode="json").keys() == {

@@ -1,11 +1,13 @@
 """Golden traces: a few hundred agent steps of real training per agent, as numbers.
 
-`python tests/training/golden_trace.py` rewrites them; do so only together with raising
+`PJRT_NPROC=1 python tests/training/golden_trace.py` rewrites them; do so only together with raising
 `TRAINING_REVISION`, which retrains everything the family has trained.
 """
 
 import hashlib
 import json
+import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,8 @@ def record(agent: str, root: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    if os.environ.get("PJRT_NPROC") != "1":
+        sys.exit("set PJRT_NPROC=1: the tests run on one thread, and the number of threads changes rounding")
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name in AGENTS:
         with tempfile.TemporaryDirectory() as scratch:

@@ -150,13 +150,15 @@ def test_after_the_record_is_deleted_training_goes_on_from_the_last_good_checkpo
 
 
 def test_an_iteration_refused_at_its_end_counts_as_the_one_that_diverged(tmp_path, monkeypatch):
-    original = Lane.finish_iteration
+    original = online.Pack.round
 
-    def broken(lane):
-        lane.learner = jax.tree.map(lambda x: x * np.nan if x.dtype == np.float32 else x, lane.learner)
-        original(lane)
+    def broken(pack, active):
+        original(pack, active)
+        lane = pack.lanes[0]
+        if lane.iteration_over:
+            lane.learner = jax.tree.map(lambda x: x * np.nan if x.dtype == np.float32 else x, lane.learner)
 
-    monkeypatch.setattr(Lane, "finish_iteration", broken)
+    monkeypatch.setattr(online.Pack, "round", broken)
     with pytest.raises(DivergedError, match="is not finite after gradient step"):
         CELL.train(tmp_path)
     record = json.loads((tmp_path / "state" / "seed0" / "diverged.json").read_text())
@@ -195,7 +197,7 @@ def test_the_command_exits_with_a_code_of_its_own(poisoned, tmp_path, monkeypatc
     path.write_text(json.dumps(record))
     cell = ["--agent", "dqn", "--variant", "cnn-baseline", "--game", "Asterix", "--seeds", "1"]
     folders = ["--results", str(tmp_path / "results"), "--state", str(tmp_path / "state")]
-    arguments = ["moerl", "train", "--study", str(DEMO), *cell, "--milestone", "2k", *folders]
+    arguments = ["moerl", "train", "--study", str(DEMO), *cell, "--milestone", "1600", *folders]
     monkeypatch.setattr("sys.argv", arguments)
     monkeypatch.setattr("moerl.cli.train.configure_jax", lambda _: None)
     with pytest.raises(SystemExit) as left:

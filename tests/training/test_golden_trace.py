@@ -21,7 +21,8 @@ def test_trace_changes_only_with_its_revision(agent, tmp_path):
     for new, old in zip(now["rows"], golden["rows"], strict=True):
         # Rounding differs between CPUs; a change of what is computed shows far above it.
         assert new == pytest.approx(old, rel=1e-3), help_
-    assert now["parameter_norms"] == pytest.approx(golden["parameter_norms"], rel=1e-4), help_
+    # Adam turns the rounding of a gradient near zero into a whole step, which biases feel most.
+    assert now["parameter_norms"] == pytest.approx(golden["parameter_norms"], rel=2e-3), help_
 
 
 def test_every_family_has_a_trace():

@@ -145,7 +145,7 @@ class ValueAgent:
         """The action of highest Q-value (int32; ties to the lowest) in each `state` `[..., 4, 84, 84]`.
 
         An agent that `draws` acts under the noise and random Φ of `key`, fresh for each step in
-        training. In evaluation a noisy agent's is None; a random Φ is drawn then, too (B9).
+        training. In evaluation it is None: no noise, and one fixed Φ for all steps.
         """
         return jnp.argmax(self.evaluate(params, state, key).q_values, axis=-1).astype(jnp.int32)
 

@@ -16,6 +16,7 @@ import numpy as np
 from moerl.agents.value import Batch, Learner, Params, ValueAgent
 from moerl.analysis import dormant, features, ntk
 from moerl.analysis.features import Array
+from moerl.analysis.routing import routing_metrics
 from moerl.networks.q_network import NetworkOutput
 from moerl.study.specs import Module, TrainSpec
 from moerl.training.statefile import StateError, Tensors, load
@@ -99,7 +100,8 @@ def measure_batch(agent: ValueAgent, snapshot: Snapshot, batch: Batch) -> Metric
     kernel = empirical_ntk(agent, snapshot, batch)
     if not (np.isfinite(kernel).all() and all(np.isfinite(o).all() for o in jax.tree.leaves(outputs))):
         raise FloatingPointError("the network's outputs or gradients are not finite")
-    return {**_dormancy(outputs), **_feature_metrics(outputs), **_ntk_ranks(agent, kernel, outputs)}
+    found = _dormancy(outputs) | _feature_metrics(outputs) | _ntk_ranks(agent, kernel, outputs)
+    return found if outputs.routing is None else found | routing_metrics(outputs.routing)
 
 
 def empirical_ntk(agent: ValueAgent, snapshot: Snapshot, batch: Batch) -> Array:
@@ -174,8 +176,8 @@ def published_outputs(module: Module, outputs: NetworkOutput) -> list[jax.Array]
     Baseline: Q-values and head input (its `hidden_act`; the penultimate ReLU is that same vector).
     MoE: Q-values, the combined tokens twice (returned as `moe_out.values` and as `hidden_act`) and
     the experts' hidden activations. Distributional heads: logits and probabilities as well.
-    What the published MoE also adds and this leaves out, because our networks do not return it: the
-    router's probabilities, top weights and top expert indices.
+    What the published MoE also adds and this leaves out: the router's probabilities, top weights and
+    top expert indices.
     """
     heads = [outputs.q_values]
     if outputs.logits.shape[-1] > 1:

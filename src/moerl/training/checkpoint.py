@@ -205,8 +205,7 @@ class RunFolders:
             gradient_step=error.gradient_step,
             agent_step=step,
             frame=step * FRAMES_PER_STEP,
-            # An iteration that is refused at its end has its row already.
-            iteration=len(lane.rows) - (step < lane.iteration_start),
+            iteration=len(lane.rows),
             checkpoint=str(self._good[0]) if self._good else None,
             checkpoint_agent_step=self._good[1] if self._good else None,
             versions=_versions(),

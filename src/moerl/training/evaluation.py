@@ -1,8 +1,8 @@
 """Evaluation: whole games under the greedy policy of an iteration's parameters (Atari-100k; method 4.7).
 
-No noise, hardly any exploration, nothing learnt or stored. The agent sees a game as it does in
-training, so a lost life restarts the frame stack where it does so there; returns are of the whole
-game, unclipped.
+No noise, hardly any exploration, nothing learnt or stored; a random Φ (B9) is one fixed draw. The
+agent sees a game as it does in training, so a lost life restarts the frame stack where it does so
+there; returns are of the whole game, unclipped.
 
 An evaluation is a function of parameters, run seed and iteration. Nothing of it is ever saved: one
 that is interrupted is played again.
