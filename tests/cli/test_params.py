@@ -57,7 +57,7 @@ def test_text_and_latex_show_counts_and_ratios() -> None:
     assert "Rainbow, DER" in text  # they ask the same of a network
     latex = as_latex(rows)
     assert "impala-softmoe8 & 3,268,827 (0.74) \\\\" in latex
-    assert r"\multicolumn{2}{l}{\emph{DrQ(ε)}} \\" in latex
+    assert r"\multicolumn{2}{l}{\emph{DrQ($\epsilon$)}} \\" in latex
     assert latex.count(r"\midrule") == 1
     assert latex.endswith("\\bottomrule\n\\end{tabular}\n")
 
