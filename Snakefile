@@ -9,6 +9,7 @@ rule all:
     default_target: True
     input:
         [products(figure) for figure in study.figures],
+        [spec_table_files(RESULTS, name) for name in made_tables(study)],
         RESULTS / "manifest.json",
     localrule: True
     message:

@@ -16,7 +16,8 @@ from pathlib import Path
 import pandas as pd
 from settings import Cell, Mark, report
 
-from moerl.cli.train import Heartbeat, configure_jax
+from moerl.cli.heartbeat import Heartbeat
+from moerl.cli.train import configure_jax
 from moerl.study.games import load_games
 from moerl.study.specs import (
     FRAMES_PER_STEP,
@@ -74,7 +75,7 @@ def main() -> None:
         results = Path(folder) / "results"
         state = Path(folder) / "state" / "bench"
         runs = {cell.seed: RunFolders(state, results)}
-        heartbeat = Heartbeat([state], cell.iterations * cell.iteration_steps * FRAMES_PER_STEP)
+        heartbeat = Heartbeat({cell.seed: state}, cell.iterations * cell.iteration_steps * FRAMES_PER_STEP)
         train(spec, games[cell.game].rom, runs, cell.iterations, Options(), heartbeat)
         returns = pd.read_parquet(results / "returns.parquet")["mean_return"]
         marks = marks_of(results)

@@ -101,7 +101,7 @@ class Project:
         said = self.snakemake(*targets, "--dry-run")
         jobs = set(re.findall(r"^Job \d+: (.*)$", said, re.MULTILINE))
         assert jobs or "Nothing to be done" in said, said
-        return {job for job in jobs if not re.match(r"Study |fig\d+: ", job)}
+        return {job for job in jobs if not re.match(r"Study |fig\d+: |table\d: ", job)}
 
     def logs(self) -> str:
         """The logs of all jobs, for the message of a failed test."""

@@ -16,10 +16,9 @@ from moerl.study.standing import Divergence
 STUDY = """
 name: synthetic
 agents:
-  dqn: {{}}
+  {agents}
 figures:
-  fig01: {{{fig01}}}
-  fig10: {{encoder: cnn, agent: dqn}}
+  {figures}
 games:
   games20: [{games}]
 seeds: [{seeds}]
@@ -114,8 +113,9 @@ def load(folder: Path, **settings: str) -> Study:
         "seeds": "0, 1, 2",
         "short": "6M",
         "full": "8M",
+        "agents": "dqn: {}",
+        "figures": "{fig01: {encoder: cnn}, fig10: {encoder: cnn, agent: dqn}}",
         "extra": "",
-        "fig01": "encoder: cnn",
     }
     path = folder / "synthetic.yaml"
     path.write_text(STUDY.format(**(defaults | settings)), encoding="utf-8")

@@ -150,7 +150,10 @@ def test_the_same_bytes_again(make_study: Callable[..., Study], tmp_path: Path) 
 
 def test_a_figure_of_evaluation_returns(make_study: Callable[..., Study], tmp_path: Path) -> None:
     study = make_study(
-        games="Pong", seeds="0, 1", extra="evaluation: {episodes: 3}", fig01="encoder: cnn, score: evaluation"
+        games="Pong",
+        seeds="0, 1",
+        extra="evaluation: {episodes: 3}",
+        figures="{fig01: {encoder: cnn, score: evaluation}}",
     )
     runs = write_runs(study, "fig01", tmp_path)
     with pytest.raises(UserError, match=r"evaluations\.parquet"):

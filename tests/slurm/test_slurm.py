@@ -79,7 +79,7 @@ def kill_when_under_way(project: Project, pipeline: subprocess.Popen[str], timeo
     """Cancel the SLURM job of seeds 0 and 1 once it reports progress."""
     progress = project.root / "state/tiny/dqn/cnn-baseline/Pong/seed0/8k/progress.json"
     deadline = time.monotonic() + timeout
-    while not progress.exists():
+    while not (progress.exists() and json.loads(progress.read_text())["phase"] == "running"):
         assert pipeline.poll() is None, "the pipeline ended before its training job could be killed"
         assert time.monotonic() < deadline, f"no progress after {timeout} s{project.logs()}"
         time.sleep(0.2)

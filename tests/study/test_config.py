@@ -56,10 +56,7 @@ BAD = {
     "negative seed": ({"seeds": [0, -1]}, ["seeds[1]", "-1"]),
     "no seeds": ({"seeds": []}, ["seeds"]),
     "missing key": ({"seeds": None}, ["seeds", "missing"]),
-    "figure without its agent": (
-        {"figures__fig10": {"encoder": "cnn", "agent": "der"}},
-        ["figures.fig10", "der", "agents (dqn, rainbow)"],
-    ),
+    "figure without its agent": ({"figures__fig12": {}}, ["figures.fig12", "der", "agents (dqn, rainbow)"]),
     "agent of two panels": ({"figures__fig01": {"agent": "dqn"}}, ["figures.fig01.agent", "single-panel"]),
     "hyper-parameter out of range": ({"agents__dqn__gamma": 1.5}, ["agents.dqn.gamma", "1.5"]),
     "replay too small": ({"agents__dqn__replay_capacity": 20}, ["agents.dqn", "replay_capacity 20"]),
@@ -128,6 +125,50 @@ def test_missing_variant_of_a_figure_is_named(tmp_path):
     path.write_text(DEMO.read_text())
     with pytest.raises(ConfigError, match=r"fig01\.series\[1\]\.variants\[2\].*did you mean 'cnn-softmoe4'"):
         load_study(path)
+
+
+def study_with(tmp_path, shared_figures, **changes):
+    """The demo study with other figures in its shared configuration."""
+    config = tmp_path / "config"
+    (config / "studies").mkdir(parents=True)
+    for name in ("agents.yaml", "networks.yaml", "games.tsv"):
+        (config / name).write_text((ROOT / "config" / name).read_text())
+    (config / "figures.yaml").write_text(yaml.safe_dump(shared_figures))
+    path = config / "studies" / "study.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(DEMO.read_text()) | changes))
+    return path
+
+
+def test_figures_a_study_does_not_list_ask_nothing_of_it(tmp_path):
+    figures = yaml.safe_load((ROOT / "config" / "figures.yaml").read_text())
+    figures["fig10"] |= {"games": "rare", "series": [{"name": "X", "variants": ["only-elsewhere"]}]}
+    figures["fig01"]["games"] = "rarer"
+    path = study_with(tmp_path, figures, figures={"learning": {}}, games={}, snapshot_every=0)
+    study = load_study(path)
+    assert list(study.figures) == ["learning"]
+    assert study.figure("learning").games == ("Pong", "Breakout")
+    assert study.analysed_cells == frozenset()
+    evidence = load_study(ROOT / "config" / "studies" / "evidence.yaml")
+    assert [(c.variant, c.game) for c in evidence.figure_cells(evidence.figure("learning"))] == [
+        ("cnn-baseline", "Pong"),
+        ("cnn-baseline", "Breakout"),
+    ]
+
+
+def test_a_listed_figure_names_the_game_set_it_lacks(tmp_path):
+    figures = yaml.safe_load((ROOT / "config" / "figures.yaml").read_text())
+    path = study_with(tmp_path, figures, games={})
+    with pytest.raises(ConfigError, match=r"study\.yaml: games: fig01 shows the game set 'games20': say"):
+        load_study(path)
+
+
+def test_an_analysis_figure_that_is_not_drawn_takes_its_snapshots_all_the_same(tmp_path):
+    figures = yaml.safe_load((ROOT / "config" / "figures.yaml").read_text())
+    figures["fig10"]["panels"] = [{"title": "DQN", "agent": "dqn"}]
+    study = load_study(study_with(tmp_path, figures, figures={"fig01": {"encoder": "cnn"}}))
+    cell = Cell("dqn", "impala-softmoe8", "Asterix")
+    assert study.train_spec(cell).schedule.snapshot_every == 1
+    assert "fig10" not in study.figures
 
 
 def test_unreadable_files(tmp_path):

@@ -104,6 +104,7 @@ def undisturbed_command(tmp_path_factory):
     study = yaml.safe_load(STUDY.read_text())
     study |= {"iteration_frames": 1600, "milestones": {"short": 1600, "full": 1600}, "early_readout": None}
     study["snapshot_every"] = 1
+    study["figures"] = {"fig01": {}}
     study["agents"] = {
         "dqn": {"min_replay_history": 100, "epsilon_decay_period": 200, "replay_capacity": 600}
     }

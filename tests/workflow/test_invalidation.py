@@ -34,6 +34,9 @@ def drawing(*figures: str) -> set[str]:
     return {f"Drawing {f}" for f in figures} | {MANIFEST}
 
 
+TABLE2 = "Writing table2 from the resolved hyper-parameters"
+
+
 def change_study(project: Project, **changes: Any) -> None:
     project.write(STUDY, project.read(STUDY) | changes)
 
@@ -87,7 +90,7 @@ def test_a_learning_rate_retrains_its_agent_only(project: Project) -> None:
     agents["dqn"]["learning_rate"] = 1e-4
     change_study(project, agents=agents)
     expected = {training("dqn", variant) for variant in VARIANTS}
-    expected |= {analysing(0), analysing(1)} | from_scores("fig01", "fig10")
+    expected |= {analysing(0), analysing(1), TABLE2} | from_scores("fig01", "fig10")
     assert project.planned() == expected
 
 

@@ -163,6 +163,21 @@ def test_jobs_import_the_source_that_planned_them(clone: Project, tmp_path: Path
     assert (tmp_path / "said").read_text().strip() == f"{source}:{tmp_path}:{source}"
 
 
+def test_tables_of_the_paper_are_targets(clone: Project) -> None:
+    assert dry_run(clone, "table2", "table4") == {"hyperparameters": 2, "table2": 1, "table4": 1, "total": 4}
+
+
+def test_a_table_that_cannot_be_filled_says_so_in_one_line(clone: Project) -> None:
+    done = clone.run("snakemake", "table3")
+    said = [line for line in done.stderr.splitlines() if line.startswith("moerl: ")]
+    assert done.returncode == 2
+    assert said == [
+        "moerl: table3: Hyper-parameters of CQL and CQL + C51: CQL and CQL + C51 cannot be trained yet, so there "
+        "is no table of them"
+    ]
+    assert "Traceback" not in done.stderr
+
+
 def test_rules_files_are_the_stages_of_the_table_of_contents() -> None:
     listed = re.findall(r'^include: "(.*)"$', (CHECKOUT / "workflow/Snakefile").read_text(), re.MULTILINE)
     present = sorted(f"rules/{p.name}" for p in (CHECKOUT / "workflow/rules").glob("*.smk"))

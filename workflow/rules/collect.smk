@@ -1,4 +1,5 @@
-# Named targets, one per figure of the study: fig01, fig10, … (`all` is in the root Snakefile), and the manifest.
+# Named targets, one per figure of the study and per table of the paper: fig01, table2, … (`all` is in the root
+# Snakefile), and the manifest.
 
 
 for _name in study.figures:
@@ -13,9 +14,22 @@ for _name in study.figures:
             "{rule}: {input}"
 
 
+for _name in TABLES:
+
+    rule:
+        name:
+            _name
+        input:
+            lambda wc, name=_name: paper_table(name),
+        localrule: True
+        message:
+            "{rule}: {input}"
+
+
 rule manifest:
     input:
         [products(figure) for figure in study.figures],
+        [spec_table_files(RESULTS, name) for name in made_tables(study)],
     output:
         RESULTS / "manifest.json",
     log:

@@ -23,10 +23,13 @@ from moerl.study.paths import (
     left_out_file,
     run_dir,
     scores_file,
+    spec_table_files,
     table_files,
+    train_log,
 )
 from moerl.study.specs import canonical_json
 from moerl.study.standing import Standing, unfinished
+from moerl.study.tables import agent_defaults, load_tables, made_tables, shown_columns
 
 
 def fail(message):
@@ -75,6 +78,7 @@ def gpu_resources():
 STUDY_FILE = study_file()
 try:
     study = load_study(STUDY_FILE)
+    TABLES = load_tables(study)
 except UserError as error:
     fail(error)
 
@@ -115,6 +119,7 @@ wildcard_constraints:
     seed="[0-9]+",
     milestone="[0-9]+[kM]?",
     figure="|".join(study.figures),
+    paper_table="|".join(TABLES),
 
 
 @cache
@@ -164,6 +169,7 @@ def aggregated(figure):
             "study": study.name,
             "kind": spec.kind,
             "metrics": [m.model_dump() for m in spec.metrics],
+            "curves": [spec.measure, spec.panel_per],
             "x": spec.x.label if spec.x else None,
             "iteration_frames": study.iteration_frames,
             "early_readout": study.early_readout,
@@ -183,6 +189,22 @@ def drawn(figure):
             "reduced": bool(study.deviations.budget.get(figure)),
             "milestone": study.milestone(spec.milestone),
             "seeds": len(study.seeds),
+        }
+    )
+
+
+def tabulated(table):
+    """What one of the paper's tables shows: the values used, those of agents.yaml, those printed."""
+    spec = TABLES[table]
+    agents = [name for name in spec.columns if name in study.agents]
+    return canonical_json(
+        {
+            "study": study.name,
+            "spec": spec.model_dump(mode="json"),
+            "used": {
+                name: study.agents[name].model_dump(mode="json") for name in agents
+            },
+            "defaults": {name: agent_defaults(study)[name] for name in agents},
         }
     )
 
@@ -231,6 +253,15 @@ def finished_folder(run):
 def products(figure):
     """What a user gets for naming a figure: the figure, and always the numbers it plots."""
     return [*figure_files(RESULTS, figure), *table_files(RESULTS, figure)]
+
+
+def paper_table(name):
+    """One of the paper's tables; ends Snakemake in one line where the study cannot fill it."""
+    try:
+        shown_columns(study, name, TABLES[name])
+    except UserError as error:
+        fail(error)
+    return spec_table_files(RESULTS, name)
 
 
 def returns_of(wildcards):

@@ -15,7 +15,9 @@ for _pack in () if ALLOW_PARTIAL else study.packs:
         output:
             run_files(RUN_FILES, "{agent}", "{variant}", "{game}", _pack, "{milestone}"),
         log:
-            LOGS / "train/{agent}/{variant}/{game}" / f"{{milestone}}_seed{_seeds}.log",
+            train_log(
+                LOGS, Run("{agent}", "{variant}", "{game}", "", "{milestone}"), _pack
+            ),
         benchmark:
             LOGS
             / "train/{agent}/{variant}/{game}"

@@ -14,6 +14,7 @@ import pandas as pd
 from moerl.agents.value import ValueAgent
 from moerl.analysis import snapshot
 from moerl.study.errors import UserError
+from moerl.study.long_step import long_step
 from moerl.study.specs import TrainSpec
 from moerl.training.statefile import StateError, write_atomic
 
@@ -34,7 +35,7 @@ def run(spec: TrainSpec, run_dir: Path, out: Path) -> None:
         )
     agent = ValueAgent(spec.hyper, spec.network, spec.num_actions)
     rows: list[tuple[int, int, str, float]] = []
-    for path in paths:
+    for path in long_step(paths, "snapshots analysed"):
         taken = snapshot.read(path, spec)
         rows += [(taken.iteration, taken.frame, *m) for m in _measure(agent, taken, path).items()]
     table = pd.DataFrame(rows, columns=["iteration", "frame", "metric", "value"])

@@ -147,6 +147,116 @@ def figure(figure: str, study_path: Path, results: Path, allow_partial: bool) ->
 
 
 @cli.command()
+@click.argument("table")
+@_study_option
+@_results_option
+def hyperparameters(table: str, study_path: Path, results: Path) -> None:
+    """Write one of the paper's Tables 1 to 4 as the study resolves it (CSV, LaTeX, Markdown)."""
+    study = load_study(study_path)
+    from moerl.study.tables import find_table, shown_columns
+
+    shown_columns(study, table, find_table(study, table))  # before anything heavy is imported
+    from moerl.cli.hyperparameters import write_table
+
+    write_table(study, table, results)
+
+
+_look_study_option = click.option(
+    "--study", "study_path", type=_FILE, default=Path("config/studies/demo.yaml"), show_default=True
+)
+_look_results_option = click.option("--results", type=_FILE, help="Default: results/<study>.")
+_look_state_option = click.option("--state", type=_FILE, help="Default: state/<study>.")
+_json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")
+
+
+@cli.command()
+@click.argument("figures", nargs=-1)
+@_look_study_option
+@_look_results_option
+@_look_state_option
+@_json_option
+def plan(
+    figures: tuple[str, ...], study_path: Path, results: Path | None, state: Path | None, as_json: bool
+) -> None:
+    """What figures take (default: all of the study): runs, jobs, hours, disk. Nothing is run."""
+    from rich.console import Console
+
+    from moerl.cli.plan import make_plan, print_plan, to_json
+    from moerl.study.standing import Standing
+
+    study = load_study(study_path)
+    standing = Standing(study, results or Path("results") / study.name, state or Path("state") / study.name)
+    made = make_plan(standing, figures)
+    if as_json:
+        print(to_json(made))
+    else:
+        print_plan(made, Console())
+
+
+@cli.command()
+@click.argument("figures", nargs=-1)
+@_look_study_option
+@_look_results_option
+@_look_state_option
+@click.option("--logs", type=_FILE, help="Default: logs/<study>.")
+@click.option("--watch", is_flag=True, help="Show it again and again until every run is done.")
+@click.option("--every", default=5.0, show_default=True, help="Seconds between two looks of --watch.")
+@_json_option
+def status(
+    figures: tuple[str, ...],
+    study_path: Path,
+    results: Path | None,
+    state: Path | None,
+    logs: Path | None,
+    watch: bool,
+    every: float,
+    as_json: bool,
+) -> None:
+    """How every run stands: done, running, failed, paused, stale or missing, and why."""
+    from rich.console import Console
+
+    from moerl.cli import status as stage
+    from moerl.study.status import Folders
+
+    if watch and as_json:
+        raise click.UsageError("--watch and --json: choose one")
+    study = load_study(study_path)
+    folders = Folders(
+        results or Path("results") / study.name,
+        state or Path("state") / study.name,
+        logs or Path("logs") / study.name,
+    )
+    if watch:
+        stage.watch(lambda: stage.look(study, folders, figures), study, Console(), every)
+    elif as_json:
+        print(stage.to_json(study, stage.look(study, folders, figures)))
+    else:
+        console = Console()
+        for part in stage.render(study, stage.look(study, folders, figures)):
+            console.print(part, highlight=False)
+
+
+@cli.command()
+@_look_study_option
+@_look_results_option
+@_json_option
+def doctor(study_path: Path, results: Path | None, as_json: bool) -> None:
+    """Is this machine fit: versions, JAX, ALE, SLURM, disk; how to mend it. Exit code 1 on a problem."""
+    from rich.console import Console
+
+    from moerl.cli.doctor import examine, print_findings, to_json
+
+    study = load_study(study_path)
+    findings = examine(study, results or Path("results") / study.name)
+    if as_json:
+        print(to_json(findings))
+    else:
+        print_findings(findings, Console())
+    if any(finding.verdict == "problem" for finding in findings):
+        sys.exit(1)
+
+
+@cli.command()
 @_study_option
 @_results_option
 def manifest(study_path: Path, results: Path) -> None:

@@ -21,8 +21,10 @@ from moerl.study.paths import (
     left_out_file,
     run_dir,
     scores_file,
+    spec_table_files,
     table_files,
 )
+from moerl.study.tables import made_tables
 
 _NOT_REPRODUCIBLE = ("timing.parquet", "manifest.json")  # wall-clock and host facts
 
@@ -35,6 +37,8 @@ def products(study: Study, results: Path) -> Iterator[Path]:
                 folder = run_dir(results, replace(run, milestone=milestone))
                 yield from (folder / name for name in files_of_run(study) if name not in _NOT_REPRODUCIBLE)
                 yield from sorted((folder / "snapshots").glob("*.safetensors"))
+    for name in made_tables(study):
+        yield from spec_table_files(results, name)
     for name, figure in study.figures.items():
         yield scores_file(results, name)
         yield left_out_file(results, name)

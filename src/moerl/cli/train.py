@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import json
 import logging
 import os
 import platform
 import sys
-import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from moerl.study.errors import UserError
+from moerl.cli.heartbeat import Heartbeat
+from moerl.study.errors import FailureError, UserError
 from moerl.study.expansion import Cell, Run, Study
 from moerl.study.paths import run_dir, state_dir
-from moerl.study.specs import FRAMES_PER_STEP
-
-if TYPE_CHECKING:
-    from moerl.training.lane import Lane
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +84,7 @@ def train_job(study: Study, job: TrainJob, expect_spec: str | None) -> None:
     configure_jax(spec.cpu_threads)
     from moerl.cli.main import EXIT_LEFT_EARLY
     from moerl.training.checkpoint import RunFolders
+    from moerl.training.lane import DivergedError
     from moerl.training.online import LeftEarlyError, Options, train
 
     runs = [Run(spec.agent, spec.variant, spec.game, seed, job.milestone) for seed in job.seeds]
@@ -100,35 +94,19 @@ def train_job(study: Study, job: TrainJob, expect_spec: str | None) -> None:
     }
     options = Options(job.save_every_seconds, job.deadline_seconds)
     states = {seed: folder.state for seed, folder in folders.items()}
-    heartbeat = Heartbeat(states, study.milestones[job.milestone])
+    heartbeat = Heartbeat(states, study.milestones[job.milestone], spec.digest())
+    heartbeat.starting()
     try:
         train(spec, study.games[job.cell.game].rom, folders, iterations, options, heartbeat)
     except LeftEarlyError as left:
+        heartbeat.left(str(left))
         log.info("%s", left)
         sys.exit(EXIT_LEFT_EARLY)
-
-
-class Heartbeat:
-    """Says every now and then, in the log and in `progress.json` of each run, how far training is."""
-
-    def __init__(self, states: Mapping[int, Path], target_frames: int) -> None:
-        self._states, self._target = states, target_frames
-
-    def __call__(self, lanes: Sequence[Lane], frames_per_second: float) -> None:
-        """Report the lanes in training; rates are this process's."""
-        for lane in lanes:
-            state = self._states[lane.seed]
-            frames = lane.agent_steps * FRAMES_PER_STEP
-            facts = {
-                "frames": frames,
-                "target_frames": self._target,
-                "frames_per_second": round(frames_per_second / len(lanes), 1),
-                "time": round(time.time(), 1),
-                "pid": os.getpid(),
-                "host": os.uname().nodename,
-            }
-            temporary = state / "progress.json.tmp"
-            temporary.write_text(json.dumps(facts))
-            temporary.replace(state / "progress.json")
-        done = ", ".join(f"seed {lane.seed}: {lane.agent_steps * FRAMES_PER_STEP:,}" for lane in lanes)
-        log.info("frames of %s — %s; %.0f frames/s in all", f"{self._target:,}", done, frames_per_second)
+    except DivergedError:
+        heartbeat.done()  # the other seeds are published, and why this one is not is on record
+        raise
+    except BaseException as error:
+        known = isinstance(error, UserError | FailureError)
+        heartbeat.failed(str(error) if known else f"{type(error).__name__}: {error}")
+        raise
+    heartbeat.done()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,11 +12,11 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import NullLocator
 
 from moerl.figures.curves import band_curve, frames_axis, from_zero, ticks
-from moerl.figures.style import MUTED, NO_RUNS, PAGE, SeriesStyle, styles
+from moerl.figures.notes import ABSENT, absent_curves
+from moerl.figures.style import NO_RUNS, PAGE, SeriesStyle, styles
 from moerl.study.figures import FigureSpec
 
 ROW_HEIGHT = 1.22  # inches
-_ABSENT: dict[str, Any] = {"color": MUTED, "style": "italic", "fontsize": 5.5}
 
 
 def analysis_figure(table: pd.DataFrame, spec: FigureSpec) -> Figure:
@@ -50,14 +49,11 @@ def analysis_figure(table: pd.DataFrame, spec: FigureSpec) -> Figure:
 def _say_absent(ax: Axes, rows: pd.DataFrame, series: Sequence[str]) -> None:
     """Name the series that have no run here; without any, hide the scale of the empty panel."""
     absent = [name for name in series if rows.loc[rows["series"] == name, "mean"].isna().all()]
-    if not absent:
-        return
     if len(absent) == len(series):
         ax.yaxis.set_major_locator(NullLocator())
-        ax.text(0.5, 0.5, NO_RUNS, transform=ax.transAxes, ha="center", va="center", **_ABSENT)
-    else:
-        said = f"{NO_RUNS}: {', '.join(absent)}"
-        ax.text(0.03, 0.97, said, transform=ax.transAxes, ha="left", va="top", **_ABSENT)
+        ax.text(0.5, 0.5, NO_RUNS, transform=ax.transAxes, ha="center", va="center", **ABSENT)
+    elif absent:
+        absent_curves(ax, [f"{NO_RUNS}: {', '.join(absent)}"])
 
 
 def metric_curves(ax: Axes, rows: pd.DataFrame, looks: Mapping[str, SeriesStyle], unit: float) -> Axes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,7 +16,10 @@ from moerl.study.expansion import Study
 SIZE = 5.5  # points
 _LINE = SIZE * 1.35 / 72  # inches
 _MARGIN = 0.06  # inches
-_NAMED = 6  # runs, or bars, named on the face; the table names all
+_NAMED = 6  # runs, or bars or curves, named on the face; the table names all
+
+ABSENT: dict[str, Any] = {"color": MUTED, "style": "italic", "fontsize": 5.5}
+"""Look of a remark inside a panel on what it does not show."""
 
 
 def reduced_note(study: Study, figure_name: str) -> str | None:
@@ -33,7 +37,8 @@ def partial_note(total: int, left_out: Mapping[str, str], fewer_games: Sequence[
     Args:
         total: Runs of the complete figure.
         left_out: The runs it lacks → why: "missing", "diverged at gradient step 37".
-        fewer_games: Bars over fewer games than the others, and the games they lack: "SoftMoE 8 without Pong".
+        fewer_games: Bars or curves over fewer games than the others, and the games they lack: "SoftMoE 8
+            without Pong".
     """
     if not left_out:
         return None
@@ -94,4 +99,10 @@ def absent_panel(ax: Axes, reason: str) -> Axes:
     for spine in ax.spines.values():
         spine.set(visible=True, color="#C8C8C8", linestyle=(0, (4, 3)))
     ax.text(0.5, 0.5, reason, transform=ax.transAxes, ha="center", va="center", color=MUTED, style="italic")
+    return ax
+
+
+def absent_curves(ax: Axes, remarks: Sequence[str]) -> Axes:
+    """Say in a corner of a panel which curves it lacks: a line each, such as "no runs: SoftMoE"."""
+    ax.text(0.03, 0.97, "\n".join(remarks), transform=ax.transAxes, ha="left", va="top", **ABSENT)
     return ax

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from moerl.figures.analysis_grid import analysis_figure
+from moerl.figures.learning import learning_figure
 from moerl.figures.notes import finish, partial_note, reduced_note
 from moerl.figures.scaling import scaling_figure
 from moerl.figures.style import paper_style, save
@@ -37,6 +38,8 @@ def run(study: Study, figure_name: str, results: Path, allow_partial: bool = Fal
         match spec.kind:
             case "bars":
                 figure = scaling_figure(table, spec, study.agents)
+            case "curves":
+                figure = learning_figure(table, spec, study.agents)
             case "analysis":
                 figure = analysis_figure(table, spec)
         finish(figure, reduced_note(study, figure_name), partial)
@@ -54,12 +57,13 @@ def runs_left_out(table: pd.DataFrame) -> dict[str, str]:
 
 
 def fewer_games(table: pd.DataFrame) -> list[str]:
-    """The bars whose aggregate is over fewer games than the others', and what they lack."""
+    """The bars or curves whose aggregate is over fewer games than the others', and what they lack."""
     if "games_without_runs" not in table:
         return []
-    bars = table[table["games_without_runs"].notna() & (table["n_games"] > 0)]
+    rows = table[table["games_without_runs"].notna() & (table["n_games"] > 0)]
+    place = [column for column in ("panel", "series", "x") if column in table]
     found: dict[str, None] = {}
-    for row in bars.to_dict("records"):
+    for row in rows.to_dict("records"):
         lacking = row["games_without_runs"].replace("; ", ", ")
-        found[f"{row['panel']} {row['series']} {row['x']} without {lacking}"] = None
+        found[f"{' '.join(str(row[column]) for column in place)} without {lacking}"] = None
     return list(found)

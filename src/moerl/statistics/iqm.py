@@ -23,6 +23,7 @@ Indices = npt.NDArray[np.int64]
 TRIM = 0.25  # cut from each tail: what is left is the interquartile range
 LEVEL = 0.95
 BAR_REPETITIONS = 50_000
+CURVE_REPETITIONS = 2_000  # per point of a curve (method 7.3)
 _CHUNK_SCORES = 2_000_000  # resampled scores held in memory at once
 
 
@@ -104,6 +105,21 @@ def iqm_estimate(
     tail = 100 * (1 - LEVEL) / 2
     low, high = np.percentile(resampled_iqms(strata, generator, repetitions), [tail, 100 - tail])
     return Estimate(iqm(_flat(strata)), float(low), float(high))
+
+
+def mean_estimate(
+    scores: Scores, generator: np.random.Generator, repetitions: int = CURVE_REPETITIONS
+) -> Estimate:
+    """Mean over the seeds `[N]` of one game with its 95 % bootstrap interval.
+
+    Raises:
+        ValueError: No score, or one that is not finite.
+    """
+    ordered = np.sort(_checked(scores))
+    means = ordered[draw_indices(generator, [len(ordered)], repetitions)].mean(axis=-1)
+    tail = 100 * (1 - LEVEL) / 2
+    low, high = np.percentile(means, [tail, 100 - tail])
+    return Estimate(float(ordered.mean()), float(low), float(high))
 
 
 def _flat(strata: Sequence[Scores]) -> Scores:

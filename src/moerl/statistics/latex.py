@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from moerl.statistics.tables import NO_EPISODE
-from moerl.study.figures import FigureSpec
+from moerl.study.figures import NO_EPISODE, FigureSpec
 
 _ESCAPES = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
@@ -16,9 +15,16 @@ _ESCAPES = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "^": r"\textasciicircum{}",
     "÷": r"$\div$",
     "×": r"$\times$",
+    "±": r"$\pm$",
+    "ε": r"$\epsilon$",
+    "γ": r"$\gamma$",
+    "δ": r"$\delta$",
+    "²": r"$^2$",
+    "½": r"$\frac{1}{2}$",
     "–": "--",
 }
 ABSENT = "--"
+COLUMNS = 5  # of a table of curves: points shown of each
 NAMED_RUNS = 6  # left-out runs named below a table; the CSV file names all
 READOUTS = {
     "last": "last iteration",
@@ -60,6 +66,23 @@ def bars_latex(table: pd.DataFrame, figure: FigureSpec, headline: str) -> str:
     return _tabular(headline, "l" + "c" * len(xs), header, body[:-1], _remarks(table, len(xs) + 1))
 
 
+def curves_latex(table: pd.DataFrame, figure: FigureSpec, headline: str) -> str:
+    """Points of every curve, evenly spaced and with the last: one block per panel, one row per series."""
+    ends = sorted(table["frame"].dropna().astype(int).unique())
+    count = min(COLUMNS, len(ends))
+    frames = [ends[(place + 1) * len(ends) // count - 1] for place in range(count)]
+    body = []
+    for panel, block in table.groupby("panel", sort=False):
+        body.append(_span(count + 1, escape(str(panel))))
+        for series, rows in block.groupby("series", sort=False):
+            points = rows.dropna(subset="frame").set_index("frame").reindex(frames)
+            values = points[["value", "ci_low", "ci_high"]].to_numpy(dtype=np.float64)
+            body.append(_row([escape(str(series)), *(_with_bounds(*point) for point in values)]))
+        body.append(r"\addlinespace")
+    header = _row(["Frames", *(f"{frame:,}".replace(",", r"\,") for frame in frames)])
+    return _tabular(headline, "l" + "c" * count, header, body[:-1], _remarks(table, count + 1))
+
+
 def analysis_latex(table: pd.DataFrame, figure: FigureSpec, headline: str) -> str:
     """The last point of every curve: one block per game, one row per series."""
     labels = {metric.name: metric.label for metric in figure.metrics}
@@ -79,8 +102,30 @@ def analysis_latex(table: pd.DataFrame, figure: FigureSpec, headline: str) -> st
 
 FORMATS: dict[str, Callable[[pd.DataFrame, FigureSpec, str], str]] = {
     "bars": bars_latex,
+    "curves": curves_latex,
     "analysis": analysis_latex,
 }
+
+
+def tabular(
+    headline: str,
+    columns: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    remarks: Sequence[str],
+) -> str:
+    """A table of texts.
+
+    Args:
+        headline: A comment on the first line.
+        columns: LaTeX's column specification.
+        header: A text per column.
+        rows: As many texts each.
+        remarks: Lines below the table.
+    """
+    body = [_row([escape(cell) for cell in row]) for row in rows]
+    below = [_span(len(header), escape(remark)) for remark in remarks]
+    return _tabular(headline, columns, _row([escape(cell) for cell in header]), body, below)
 
 
 def _with_bounds(point: float, low: float, high: float) -> str:

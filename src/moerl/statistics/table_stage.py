@@ -11,7 +11,7 @@ import pandas as pd
 from moerl.statistics import latex
 from moerl.statistics.readers import read_analysis, read_left_out, read_scores
 from moerl.statistics.scores_stage import Shown, shown_runs
-from moerl.statistics.tables import Missing, analysis_table, bar_table, readouts
+from moerl.statistics.tables import Missing, analysis_table, bar_table, curve_table, readouts
 from moerl.study.errors import UserError
 from moerl.study.expansion import Run, Study
 from moerl.study.figures import FigureSpec
@@ -34,7 +34,7 @@ def run(study: Study, figure_name: str, results: Path, allow_partial: bool = Fal
     figure = study.figure(figure_name)
     scores = read_scores(scores_file(results, figure_name))
     left_out = read_left_out(left_out_file(results, figure_name))
-    build = {"bars": _bars, "analysis": _analysis}[figure.kind]
+    build = {"bars": _bars, "curves": _curves, "analysis": _analysis}[figure.kind]
     table = build(study, figure, scores, left_out, results)
     lacking = table.loc[table["missing_runs"] != "", "missing_runs"]
     if len(lacking) and not allow_partial:
@@ -60,12 +60,44 @@ def _bars(study: Study, figure: FigureSpec, scores: pd.DataFrame, left_out: Left
         windows,
         study.iteration_frames,
         _missing(((s.panel, s.series, s.x), s, left_out.get(s.run, MISSING)) for s in shown if s not in have),
-        _games_without_runs(shown, have, scored),
+        _games_without_runs((((s.panel, s.series, s.x), s) for s in shown), have, scored),
     )
     if not scored:
         raise UserError(f"{study.path}: none of the games {', '.join(figure.games)} has a human score")
     if table["iqm"].isna().all():
         raise UserError(f"{study.path}: no game with a human score has a run with a finished episode")
+    return table
+
+
+def _curves(
+    study: Study, figure: FigureSpec, scores: pd.DataFrame, left_out: LeftOut, _: Path
+) -> pd.DataFrame:
+    assert figure.measure is not None
+    shown = list(shown_runs(study, figure))
+    have = _shown_in(scores, shown)
+    scored = [game for game in figure.games if study.games[game].scored]
+    if per_game := figure.panel_per == "game":
+        scores = scores.assign(panel=scores["game"])
+    cells = [(s.run.game if per_game else s.panel, s.series) for s in shown]
+    panels = list(dict.fromkeys(panel for panel, _ in cells))
+    table = curve_table(
+        scores,
+        list(dict.fromkeys(sorted(cells, key=lambda cell: panels.index(cell[0])))),
+        figure.measure,
+        study.iteration_frames,
+        _missing(
+            (cell, s, left_out.get(s.run, MISSING))
+            for cell, s in zip(cells, shown, strict=True)
+            if s not in have
+        ),
+        # A panel of one game shows that game or nothing.
+        {} if per_game else _games_without_runs(zip(cells, shown, strict=True), have, scored),
+    )
+    if figure.measure == "iqm" and not scored:
+        raise UserError(f"{study.path}: none of the games {', '.join(figure.games)} has a human score")
+    if table["value"].isna().all():
+        games = "game with a human score" if figure.measure == "iqm" else "game"
+        raise UserError(f"{study.path}: no {games} has a run with a finished episode")
     return table
 
 
@@ -112,11 +144,13 @@ def _missing(lacking: Iterable[tuple[tuple[Any, ...], Shown, str]]) -> Missing:
     return missing
 
 
-def _games_without_runs(shown: Iterable[Shown], have: set[Shown], scored: Sequence[str]) -> Missing:
-    """Per bar, the games with a human score that none of its runs is of: its IQM is over the others."""
+def _games_without_runs(
+    shown: Iterable[tuple[tuple[Any, ...], Shown]], have: set[Shown], scored: Sequence[str]
+) -> Missing:
+    """Per bar or curve, the scored games that none of its runs is of: its IQM is over the others."""
     seeds: dict[tuple[Any, ...], dict[str, int]] = {}
-    for s in shown:
-        games = seeds.setdefault((s.panel, s.series, s.x), dict.fromkeys(scored, 0))
+    for key, s in shown:
+        games = seeds.setdefault(key, dict.fromkeys(scored, 0))
         if s.run.game in games:
             games[s.run.game] += s in have
     return {key: [game for game, count in games.items() if not count] for key, games in seeds.items()}

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from moerl.statistics.iqm import BAR_REPETITIONS, iqm_estimate
+from moerl.statistics.iqm import BAR_REPETITIONS, CURVE_REPETITIONS, Scores, iqm_estimate, mean_estimate
 from moerl.study.errors import UserError
+from moerl.study.figures import NO_EPISODE, Measure
+from moerl.study.long_step import long_step
 
 BAR_COLUMNS = (
     "panel",
@@ -42,8 +44,20 @@ ANALYSIS_COLUMNS = (
     "n_seeds",
     "missing_runs",
 )
-NO_EPISODE = " (no episode ended)"
-"""Marks, among the games left out, those that have a human score but no return to compare with it."""
+CURVE_COLUMNS = (
+    "panel",
+    "series",
+    "iteration",
+    "frame",
+    "value",
+    "ci_low",
+    "ci_high",
+    "n_games",
+    "n_seeds",
+    "games_left_out",
+    "games_without_runs",
+    "missing_runs",
+)
 LAST_ITERATIONS = 5  # of the robust read-out (method 1.0)
 
 # Every point has its own generator from this seed: equal scores get equal intervals in every
@@ -87,23 +101,9 @@ def bar_row(scores: pd.DataFrame, window: tuple[int, int]) -> dict[str, Any]:
     """
     first, last = window
     read = scores[scores["iteration"].between(first, last)]
-    per_run = read.groupby(["game", "seed"], sort=True)["human_normalised"].mean()
-    played = read.groupby("game")["mean_return"].count() > 0
-    strata, left_out = [], []
-    for game, runs in per_run.groupby(level="game", sort=True):
-        values = runs.dropna().to_numpy()
-        if len(values):
-            strata.append(values)
-        else:
-            left_out.append(f"{game}{'' if played[game] else NO_EPISODE}")
-    row: dict[str, Any] = {
-        "n_games": len(strata),
-        "n_seeds": _span([len(values) for values in strata]),
-        "games_left_out": "; ".join(left_out),
-        "iqm": None,
-        "ci_low": None,
-        "ci_high": None,
-    }
+    per_run = read.groupby(["game", "seed"], sort=True)[["human_normalised", "mean_return"]].mean()
+    strata, row = _strata(per_run.reset_index(), "human_normalised")
+    row |= {"iqm": None, "ci_low": None, "ci_high": None}
     if strata:
         generator = np.random.default_rng(_BOOTSTRAP_SEED)
         estimate = iqm_estimate(strata, generator, BAR_REPETITIONS)
@@ -111,6 +111,27 @@ def bar_row(scores: pd.DataFrame, window: tuple[int, int]) -> dict[str, Any]:
         if max(len(values) for values in strata) > 1:  # one seed says nothing about spread
             row |= {"ci_low": estimate.low, "ci_high": estimate.high}
     return row
+
+
+def _strata(per_run: pd.DataFrame, column: str) -> tuple[list[Scores], dict[str, Any]]:
+    """The values of each game that has any, and what a row says about games and seeds.
+
+    Args:
+        per_run: One row per run: `game`, `mean_return` (NaN: no episode of it ended) and `column`.
+        column: What is aggregated; NaN where there is no return or no human score.
+    """
+    strata, left_out = [], []
+    for game, runs in per_run.groupby("game", sort=True):
+        values = runs[column].dropna().to_numpy(dtype=np.float64)
+        if len(values):
+            strata.append(values)
+        else:
+            left_out.append(f"{game}{'' if runs['mean_return'].notna().any() else NO_EPISODE}")
+    return strata, {
+        "n_games": len(strata),
+        "n_seeds": _span([len(values) for values in strata]),
+        "games_left_out": "; ".join(left_out),
+    }
 
 
 def bar_table(
@@ -135,7 +156,7 @@ def bar_table(
     ordered = scores.sort_values(["game", "seed", "iteration"])
     groups = dict(list(ordered.groupby(["panel", "series", "x"])))
     rows = []
-    for cell in cells:
+    for cell in long_step(list(cells), "bars aggregated"):
         panel, series, x = cell
         for readout, window in windows.items():
             rows.append(
@@ -151,6 +172,67 @@ def bar_table(
                 }
             )
     return pd.DataFrame(rows, columns=list(BAR_COLUMNS))
+
+
+def curve_row(point: pd.DataFrame, measure: Measure) -> dict[str, Any]:
+    """Value, interval and provenance of one point of a curve.
+
+    A run of which no episode ended in the iteration has no part in it.
+
+    Every point draws its bootstrap from the same seed: with as many seeds at every point, a
+    repetition resamples the same runs along the whole curve.
+
+    Args:
+        point: Scores of one (panel, series, iteration), sorted by game and seed: one row per run.
+        measure: "iqm": IQM of the human-normalised scores; "return": mean return of the one game there is.
+    """
+    strata, row = _strata(point, "human_normalised" if measure == "iqm" else "mean_return")
+    if strata:
+        generator = np.random.default_rng(_BOOTSTRAP_SEED)
+        if measure == "iqm":
+            estimate = iqm_estimate(strata, generator, CURVE_REPETITIONS)
+        else:
+            (values,) = strata
+            estimate = mean_estimate(values, generator, CURVE_REPETITIONS)
+        row["value"] = estimate.point
+        if max(len(values) for values in strata) > 1:  # one seed says nothing about spread
+            row |= {"ci_low": estimate.low, "ci_high": estimate.high}
+    return row
+
+
+def curve_table(
+    scores: pd.DataFrame,
+    cells: Sequence[tuple[str, str]],
+    measure: Measure,
+    iteration_frames: int,
+    missing: Missing,
+    games_without_runs: Missing = _NOTHING,
+) -> pd.DataFrame:
+    """The table of a curves figure, columns `CURVE_COLUMNS`; `frame` is the nominal end of the iteration.
+
+    Args:
+        scores: Rows of `scores/<figure>.parquet`, `panel` being the panel they are drawn in.
+        cells: The (panel, series) of every curve, in the figure's order.
+        measure: What a point is.
+        iteration_frames: Frames per iteration.
+        missing: Missing runs of each cell that has any; one without any run keeps one empty row.
+        games_without_runs: As for `bar_table`.
+    """
+    ordered = scores.sort_values(["game", "seed", "iteration"])
+    groups = dict(list(ordered.groupby(["panel", "series"])))
+    rows: list[dict[str, Any]] = []
+    for cell in long_step(cells, "curves aggregated"):
+        key = dict(zip(("panel", "series"), cell, strict=True))
+        key["missing_runs"] = "; ".join(missing.get(cell, ()))
+        key["games_without_runs"] = "; ".join(games_without_runs.get(cell, ()))
+        if cell not in groups:
+            rows.append(key | {"n_games": 0, "n_seeds": "0", "games_left_out": ""})
+            continue
+        for iteration, point in groups[cell].groupby("iteration", sort=True):
+            frame = (int(str(iteration)) + 1) * iteration_frames
+            rows.append(key | {"iteration": iteration, "frame": frame} | curve_row(point, measure))
+    table = pd.DataFrame(rows, columns=list(CURVE_COLUMNS))
+    return table.astype({"iteration": "Int64", "frame": "Int64"})
 
 
 def analysis_table(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -89,8 +90,8 @@ class StudyFile(Frozen):
     """Agents trained in this study → overrides of their `agents.yaml` entry."""
     figures: dict[str, FigureOverride]
     variants: dict[str, NetworkSpec] = Field(default_factory=dict)
-    games: dict[str, str | tuple[str, ...]]
-    """Game sets that figures name → a set of games.tsv or a list of games."""
+    games: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
+    """Game sets that the study's figures name → a set of games.tsv or a list of games."""
     seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
     seeds_per_job: PositiveInt
     iteration_frames: Frames
@@ -266,7 +267,12 @@ def _figures(
     games: Mapping[str, Game],
     variants: Mapping[str, NetworkSpec],
 ) -> dict[str, FigureSpec]:
-    """Every configured figure, resolved for this study: game names, overrides, variant names."""
+    """The study's figures and every other analysis figure, resolved: game names, overrides, variant names.
+
+    Analysis figures that are not drawn decide on snapshots all the same, so that drawing one later
+    retrains nothing. One that this study cannot resolve (it names a game set or a variant that
+    the study does not have) is left out, and so is every other figure that the study does not draw.
+    """
     configured = read_yaml(shared)
     for name in file.figures:
         if name not in configured:
@@ -277,31 +283,11 @@ def _figures(
     figures = {}
     for name, raw in configured.items():
         spec = validate(FigureSpec, raw, shared, name)
-        override = file.figures.get(name, FigureOverride())
-        where = (path, f"figures.{name}.games") if override.games else (shared, f"{name}.games")
-        update: dict[str, Any] = {"games": _games(override.games or spec.games, sets, games, *where)}
-        if override.encoder:
-            update["encoder"] = override.encoder
-        if override.score:
-            update["score"] = override.score
-        if override.agent:
-            if len(spec.panels) != 1:
-                raise ConfigError(
-                    path, f"figures.{name}.agent", "only a single-panel figure's agent may change"
-                )
-            title = AGENT_TITLES[override.agent]
-            update["panels"] = (spec.panels[0].model_copy(update={"agent": override.agent, "title": title}),)
-        encoder = str(update.get("encoder", spec.encoder))
-        update["series"] = tuple(
-            s.model_copy(update={"variants": tuple(v.format(encoder=encoder) for v in s.variants)})
-            for s in spec.series
-        )
-        figures[name] = spec.model_copy(update=update)
-        for i, series in enumerate(figures[name].series):
-            for j, variant in enumerate(series.variants):
-                if variant not in variants:
-                    here = f"{name}.series[{i}].variants[{j}]"
-                    raise ConfigError(shared, here, one_of(variant, variants, "variant"))
+        if name in file.figures:
+            figures[name] = _resolve(name, spec, file.figures[name], shared, path, sets, games, variants)
+        elif spec.kind == "analysis":
+            with suppress(ConfigError):
+                figures[name] = _resolve(name, spec, FigureOverride(), shared, path, sets, games, variants)
     for name in file.figures:
         if not any(panel.agent in file.agents for panel in figures[name].panels):
             wanted = ", ".join(panel.agent for panel in figures[name].panels)
@@ -311,6 +297,47 @@ def _figures(
             problem = "shows evaluation returns, of which this study has none; add `evaluation` to the study"
             raise ConfigError(path, f"figures.{name}.score", problem)
     return figures
+
+
+def _resolve(
+    name: str,
+    spec: FigureSpec,
+    override: FigureOverride,
+    shared: Path,
+    path: Path,
+    sets: Mapping[str, tuple[str, ...]],
+    games: Mapping[str, Game],
+    variants: Mapping[str, NetworkSpec],
+) -> FigureSpec:
+    """One figure with a study's overrides, its games by name and its variants' encoder filled in."""
+    where = (path, f"figures.{name}.games") if override.games else (shared, f"{name}.games")
+    if not override.games and isinstance(spec.games, str) and spec.games not in sets:
+        problem = (
+            f"{name} shows the game set {spec.games!r}: say what it is here, a list or a set of games.tsv"
+        )
+        raise ConfigError(path, "games", problem)
+    update: dict[str, Any] = {"games": _games(override.games or spec.games, sets, games, *where)}
+    if override.encoder:
+        update["encoder"] = override.encoder
+    if override.score:
+        update["score"] = override.score
+    if override.agent:
+        if len(spec.panels) != 1:
+            raise ConfigError(path, f"figures.{name}.agent", "only a single-panel figure's agent may change")
+        title = AGENT_TITLES[override.agent]
+        update["panels"] = (spec.panels[0].model_copy(update={"agent": override.agent, "title": title}),)
+    encoder = str(update.get("encoder", spec.encoder))
+    update["series"] = tuple(
+        s.model_copy(update={"variants": tuple(v.format(encoder=encoder) for v in s.variants)})
+        for s in spec.series
+    )
+    resolved = spec.model_copy(update=update)
+    for i, series in enumerate(resolved.series):
+        for j, variant in enumerate(series.variants):
+            if variant not in variants:
+                here = f"{name}.series[{i}].variants[{j}]"
+                raise ConfigError(shared, here, one_of(variant, variants, "variant"))
+    return resolved
 
 
 def _check_snapshots(file: StudyFile, path: Path, figures: Mapping[str, FigureSpec]) -> None:
@@ -384,7 +411,7 @@ def _budget_deviations(file: StudyFile, figure: FigureSpec, score: Score) -> Ite
     if frames != printed:
         yield f"{frames_label(frames)} frames instead of {frames_label(printed)}"
     if len(file.seeds) < 5:
-        yield f"{len(file.seeds)} seeds instead of 5"
+        yield f"{len(file.seeds)} seed{'s' if len(file.seeds) > 1 else ''} instead of 5"
     if file.iteration_frames != budgets["iteration"]:
         yield (
             f"iterations of {frames_label(file.iteration_frames)} frames "

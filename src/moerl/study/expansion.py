@@ -154,7 +154,7 @@ class Study:
 
     @cached_property
     def analysed_cells(self) -> frozenset[Cell]:
-        """Cells of any configured analysis figure, drawn in this study or not: these take snapshots."""
+        """Cells of any analysis figure the study can resolve, drawn or not: these take snapshots."""
         figures = [f for f in self.configured_figures.values() if f.kind == "analysis"]
         return frozenset(c for f in figures for c in self.figure_cells(f))
 

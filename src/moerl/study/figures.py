@@ -24,8 +24,27 @@ AGENT_TITLES: dict[str, str] = {
 }
 """Agents as the paper prints them."""
 
+AGENT_FAMILIES: dict[str, str] = {
+    "dqn": "online",
+    "rainbow": "online",
+    "der": "low-data",
+    "drq_eps": "low-data",
+    "cql": "offline",
+    "cql_c51": "offline",
+    "sac": "continuous control",
+    "ppo": "continuous control",
+}
+"""Kinds of agents, as the paper's runs are counted."""
+
 ENCODER_TITLES: dict[str, str] = {Encoder.CNN: "Nature CNN", Encoder.IMPALA: "Impala"}
 """Encoders as the paper prints them."""
+
+
+NO_EPISODE = " (no episode ended)"
+"""In tables, marks games that are left out although they have a human score: there is no return."""
+
+Measure = Literal["iqm", "return"]
+PanelPer = Literal["agent", "game"]
 
 
 class Score(StrEnum):
@@ -68,7 +87,7 @@ class Series(Frozen):
 class FigureSpec(Frozen):
     """One figure. In `figures.yaml`, `games` may be a set's name and variants may say `{encoder}`."""
 
-    kind: Literal["bars", "analysis"]
+    kind: Literal["bars", "curves", "analysis"]
     section: str
     caption: str
     milestone: Literal["short", "full"]
@@ -79,16 +98,37 @@ class FigureSpec(Frozen):
     series: tuple[Series, ...]
     x: XAxis | None = None
     metrics: tuple[Metric, ...] = ()
+    measure: Measure | None = None
+    """Curves: IQM of human-normalised scores over games and seeds, or mean return over seeds."""
+    panel_per: PanelPer | None = None
+    """Curves: a panel for each entry of `panels` (all games in one curve), or one for each game."""
 
     @model_validator(mode="after")
     def _consistent(self) -> FigureSpec:
         per_series = 1
-        if self.kind == "bars":
-            if self.x is None or self.metrics:
-                raise ValueError("a bars figure has `x` and no `metrics`")
-            per_series = len(self.x.values)
-        elif self.x is not None or not self.metrics or len(self.panels) != 1:
-            raise ValueError("an analysis figure has `metrics`, one panel and no `x`")
+        curves = self.measure is not None and self.panel_per is not None
+        if self.kind != "curves" and (self.measure or self.panel_per):
+            raise ValueError("only a curves figure has `measure` and `panel_per`")
+        match self.kind:
+            case "bars":
+                if self.x is None or self.metrics:
+                    raise ValueError("a bars figure has `x` and no `metrics`")
+                per_series = len(self.x.values)
+            case "curves":
+                if not curves or self.x is not None or self.metrics:
+                    raise ValueError(
+                        "a curves figure has `measure` and `panel_per`, and neither `x` nor `metrics`"
+                    )
+                if self.panel_per == "game" and len(self.panels) != 1:
+                    raise ValueError("a figure with a panel per game has one entry in `panels`, its agent")
+                if self.panel_per == "agent" and self.measure == "return":
+                    raise ValueError(
+                        "raw returns of several games have no common scale: `measure: return` needs "
+                        "`panel_per: game`"
+                    )
+            case "analysis":
+                if self.x is not None or not self.metrics or len(self.panels) != 1:
+                    raise ValueError("an analysis figure has `metrics`, one panel and no `x`")
         for series in self.series:
             if len(series.variants) != per_series:
                 raise ValueError(

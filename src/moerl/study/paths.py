@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from moerl.study.expansion import Run, Study
@@ -39,6 +40,12 @@ def state_dir(state: Path, run: Run) -> Path:
     return state / run.agent / run.variant / run.game / f"seed{run.seed}"
 
 
+def train_log(logs: Path, run: Run, pack: Sequence[int]) -> Path:
+    """Log of the job that trains a pack to the milestone of `run`, one of its seeds."""
+    seeds = "_".join(map(str, pack))
+    return logs / "train" / run.agent / run.variant / run.game / f"{run.milestone}_seed{seeds}.log"
+
+
 def divergence_file(state: Path, run: Run) -> Path:
     """Record of a run that diverged; shared by its milestones."""
     return state_dir(state, run) / "diverged.json"
@@ -62,6 +69,12 @@ def left_out_file(results: Path, figure: str) -> Path:
 def table_files(results: Path, figure: str) -> tuple[Path, Path]:
     """The numbers behind one figure, as CSV and LaTeX."""
     return results / "tables" / f"{figure}.csv", results / "tables" / f"{figure}.tex"
+
+
+def spec_table_files(results: Path, table: str) -> tuple[Path, Path, Path]:
+    """One of the paper's tables of hyper-parameters, as CSV, LaTeX and Markdown."""
+    base = results / "tables"
+    return base / f"{table}.csv", base / f"{table}.tex", base / f"{table}.md"
 
 
 def figure_files(results: Path, figure: str) -> tuple[Path, Path, Path]:

@@ -1,7 +1,8 @@
 """How the runs of a study stand: finished, diverged or missing, read from small JSON files alone.
 
 A run is finished when its returns are there and its manifest names the spec that the study resolves to
-now: what another spec trained is never taken for it.
+now: what another spec trained is never taken for it. It is published when all of its files are in the
+results, so that Snakemake has nothing left to train.
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from moerl.study.errors import UserError
-from moerl.study.expansion import Run, Study
+from moerl.study.expansion import Cell, Run, Study
 from moerl.study.figures import FigureSpec
-from moerl.study.paths import divergence_file, run_dir, state_dir
+from moerl.study.paths import divergence_file, files_of_run, run_dir, state_dir
 from moerl.study.specs import Frozen, NonNegativeInt
 
 DIVERGED, OUTDATED, MISSING = "diverged", "trained under another spec", "missing"
@@ -99,31 +102,64 @@ class Standing:
         Snakemake deletes the results of a job that failed: finished seeds of a pack in which another
         one diverged are found in the state, where training keeps them.
         """
-        digest = self.study.train_spec(run.cell).digest()
+        digest = self.digest(run.cell)
         folders = [run_dir(self.results, run)]
         if self.state is not None:
             folders.append(state_dir(self.state, run) / run.milestone)
-        return next((folder for folder in folders if _spec_of(folder) == digest), None)
+        return next((folder for folder in folders if finished_spec(folder) == digest), None)
+
+    def in_results(self, run: Run) -> bool:
+        """Whether a run was published to its milestone, under whatever spec."""
+        return (run_dir(self.results, run) / "manifest.json").is_file()
+
+    def published(self, run: Run) -> bool:
+        """Whether all of a run's files are in the results, trained under the spec of now."""
+        return self.in_results(run) and self.outdated(run) is None
+
+    def outdated(self, run: Run) -> str | None:
+        """Why Snakemake would train a run in the results again, in words; None if it would not."""
+        folder = run_dir(self.results, run)
+        if lacking := [name for name in files_of_run(self.study) if not (folder / name).is_file()]:
+            return f"missing output files: {', '.join(lacking)}"
+        try:
+            manifest = json.loads((folder / "manifest.json").read_bytes())
+            digest, then = manifest["spec_digest"], manifest["spec"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return f"{folder / 'manifest.json'} cannot be read"
+        if digest == self.digest(run.cell):
+            return None
+        now = self.study.train_spec(run.cell).model_dump(mode="json")
+        return f"params have changed: {'; '.join(differences(then, now)) or 'the form of the spec'}"
 
     def divergence(self, run: Run) -> Divergence | None:
         """The record of a run that diverged before its milestone; None if it did not, as far as is known."""
         record = read_divergence(divergence_file(self.state, run)) if self.state is not None else None
         if record is None:
             return None
-        digest, iterations = self.study.train_spec(run.cell).digest(), self.study.iterations(run.milestone)
-        return record if record.concerns(digest, iterations) else None
+        iterations = self.study.iterations(run.milestone)
+        return record if record.concerns(self.digest(run.cell), iterations) else None
 
     def why_not(self, run: Run) -> str:
         """Why a run that is not finished is not."""
         if (record := self.divergence(run)) is not None:
             return f"{DIVERGED} at gradient step {record.gradient_step}"
-        digest = self.study.train_spec(run.cell).digest()
-        return MISSING if _spec_of(run_dir(self.results, run)) in (None, digest) else OUTDATED
+        known = finished_spec(run_dir(self.results, run))
+        return MISSING if known in (None, self.digest(run.cell)) else OUTDATED
 
     def left_out(self, figure: FigureSpec) -> dict[Run, str]:
         """The runs of a figure that are not finished, in the figure's order, and why."""
         runs = self.study.figure_runs(figure)
         return {run: self.why_not(run) for run in runs if self.finished(run) is None}
+
+    def digest(self, cell: Cell) -> str:
+        """Digest of the spec that the study resolves a cell to."""
+        if cell not in self._digests:
+            self._digests[cell] = self.study.train_spec(cell).digest()
+        return self._digests[cell]
+
+    @cached_property
+    def _digests(self) -> dict[Cell, str]:
+        return {}
 
 
 def unfinished(figure: str, total: int, left_out: Mapping[Run, str]) -> str:
@@ -134,7 +170,7 @@ def unfinished(figure: str, total: int, left_out: Mapping[Run, str]) -> str:
     return f"{figure}: {len(left_out)} of {total} runs are not finished: {named}{more}"
 
 
-def _spec_of(folder: Path) -> str | None:
+def finished_spec(folder: Path) -> str | None:
     """Digest of the spec that the finished run in `folder` was trained under; None if there is none."""
     if not (folder / "returns.parquet").is_file():
         return None
@@ -143,3 +179,18 @@ def _spec_of(folder: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError):  # not there, torn, or something else's
         return None
     return str(digest)
+
+
+def differences(then: Any, now: Any, where: str = "") -> list[str]:
+    """Every value that differs between two specs, as "hyper.gamma 0.9 → 0.99", in the order of `now`."""
+    if not (isinstance(then, dict) and isinstance(now, dict)):
+        return [] if then == now else [f"{where} {_shown(then)} → {_shown(now)}"]
+    return [
+        change
+        for key in {**now, **then}
+        for change in differences(then.get(key), now.get(key), f"{where}.{key}" if where else key)
+    ]
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else str(value)

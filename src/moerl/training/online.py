@@ -177,7 +177,8 @@ def train(
 ) -> None:
     """Train the runs `seed → folders` of one spec until each has `iterations` iterations, and publish them.
 
-    `report` is called now and then with the lanes and this process's frames per second.
+    `report` is called now and then with the lanes still in training and the frames per second that
+    this process trains of them.
 
     A run whose divergence is on record is not trained again, and one that is finished is only published.
 
@@ -247,8 +248,8 @@ def train(
                 clock.saved()
             if reason and active:
                 raise LeftEarlyError(f"saved and left because {reason}; run it again to go on")
-            if report is not None and clock.report_due():
-                report(lanes, clock.frames_per_second())
+            if report is not None and active and clock.report_due():
+                report([lanes[i] for i in active], clock.frames_per_second(active))
         _raise_first(diverged)
 
 
@@ -288,7 +289,7 @@ class _Clock:
         self._options, self._lanes, self._before = options, lanes, before
         self._deadline = started + options.deadline_seconds if options.deadline_seconds is not None else None
         self._start = self._saved = self._reported = time.monotonic()
-        self._first_steps = sum(lane.agent_steps for lane in lanes)
+        self._first_steps = [lane.agent_steps for lane in lanes]
 
     def seconds(self, lane: int) -> float:
         """Training seconds of a lane so far, those before this process included."""
@@ -309,8 +310,9 @@ class _Clock:
             self._reported = time.monotonic()
         return due
 
-    def frames_per_second(self) -> float:
-        steps = sum(lane.agent_steps for lane in self._lanes) - self._first_steps
+    def frames_per_second(self, active: Sequence[int]) -> float:
+        """Of some lanes together, since this process began to train them."""
+        steps = sum(self._lanes[i].agent_steps - self._first_steps[i] for i in active)
         return steps * FRAMES_PER_STEP / (time.monotonic() - self._start)
 
 

@@ -1,0 +1,65 @@
+"""Sizes of networks for `moerl plan`: from a file that knows the usual ones, else counted with JAX."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from moerl.study.errors import UserError
+from moerl.study.specs import AgentSpec, NetworkSpec
+
+ACTIONS = (3, 18)
+"""Fewest and most actions of any game; sizes lie on a line between them."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Parameters of a network as a function of the number of actions."""
+
+    fixed: int
+    per_action: int
+
+    def parameters(self, num_actions: int) -> int:
+        """Parameters for a game with so many actions."""
+        return self.fixed + self.per_action * num_actions
+
+
+class Sizes:
+    """Looks up the size of an agent's network, and counts it where the file does not know it."""
+
+    def __init__(self, file: Path) -> None:
+        """Raises UserError if the file is there but cannot be read."""
+        self._file = file
+        try:
+            self._known: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+        except ValueError as error:
+            raise UserError(f"{file}: is not JSON ({error}); count again") from error
+
+    def of(self, agent: AgentSpec, network: NetworkSpec) -> Size:
+        """The size of `network` under the head of `agent`."""
+        key = _key(agent, network)
+        if key not in self._known:
+            self._known[key] = asdict(counted(agent, network))
+        return Size(**self._known[key])
+
+
+def counted(agent: AgentSpec, network: NetworkSpec) -> Size:
+    """The size of a network from its shapes; imports JAX."""
+    from moerl.networks.counts import parameter_counts
+
+    few, many = (sum(parameter_counts(network, actions, agent.head).values()) for actions in ACTIONS)
+    per_action, rest = divmod(many - few, ACTIONS[1] - ACTIONS[0])
+    assert rest == 0, "parameters grow linearly with actions"
+    return Size(few - ACTIONS[0] * per_action, per_action)
+
+
+def write(file: Path, cells: list[tuple[AgentSpec, NetworkSpec]]) -> None:
+    """Count the networks of `cells` and write them to `file`."""
+    found = {_key(*cell): asdict(counted(*cell)) for cell in cells}
+    file.write_text(json.dumps(dict(sorted(found.items())), indent=1) + "\n")
+
+
+def _key(agent: AgentSpec, network: NetworkSpec) -> str:
+    return f"{network.model_dump_json()} {agent.head.model_dump_json()}"

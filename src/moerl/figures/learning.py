@@ -1,0 +1,103 @@
+"""Learning curves: a panel per agent or a panel per game (paper Figs 6 to 9, 12 to 16 and others)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from moerl.figures.curves import band_curve, frames_axis, from_zero, ticks
+from moerl.figures.notes import absent_curves, absent_panel
+from moerl.figures.style import COLUMN, NO_RUNS, PAGE, SeriesStyle, styles
+from moerl.study.figures import NO_EPISODE, FigureSpec
+
+_WIDE = 2.0  # inches: height of a row of one or two panels
+_NARROW = 1.3  # inches: height of a row of a grid
+_LABELS = {"iqm": "IQM Human\nNormalized Score", "return": "Mean Return"}
+
+
+def learning_figure(table: pd.DataFrame, spec: FigureSpec, agents: Collection[str]) -> Figure:
+    """Draw a curves figure from its table (the figure's CSV).
+
+    Args:
+        table: The figure's CSV.
+        spec: The figure.
+        agents: Agents the study trains; the panel of any other says that it is not in the study.
+    """
+    assert spec.measure is not None
+    absent = [panel.title for panel in spec.panels if panel.agent not in agents]
+    titles = [panel.title for panel in spec.panels] if spec.panel_per == "agent" else list(spec.games)
+    rows, columns = grid(len(titles))
+    height, size = (_WIDE, 8.5) if columns <= 2 else (_NARROW, 7.0)  # MontezumaRevenge must fit
+    figure = Figure((COLUMN if columns == 1 else PAGE, height * rows + 0.6))
+    axes: list[Axes] = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    looks = styles(series.name for series in spec.series)
+    unit, label = frames_axis(table["frame"].max())
+    for place, (ax, title) in enumerate(zip(axes, titles, strict=False)):
+        ax.set_title(title, fontweight="bold", fontsize=size)
+        mine = table[table["panel"] == title]
+        points = mine[mine["value"].notna()]
+        if title in absent or points.empty:
+            absent_panel(ax, "not in this study" if title in absent else _why_empty(mine))
+            continue
+        panel_curves(ax, points, looks, unit)
+        if spec.measure == "iqm" and points["value"].min() >= 0:
+            from_zero(ax)
+        ticks(ax, table["frame"].max() / unit)
+        _say_absent(ax, mine, list(looks))
+        if place >= len(titles) - columns:
+            ax.set_xlabel(label, fontsize=size)
+        if place % columns == 0:
+            ax.set_ylabel(_LABELS[spec.measure])
+    for ax in axes[len(titles) :]:
+        ax.remove()
+    drawn = next(ax for ax in axes if ax.lines)
+    handles, labels = drawn.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside upper center", ncols=min(len(labels), 3 if columns == 1 else 6)
+    )
+    return figure
+
+
+def grid(panels: int) -> tuple[int, int]:
+    """Rows and columns of the page for a number of panels: the paper's 20 games are four rows of five."""
+    columns = panels if panels <= 2 else min(5, max(3, int(np.ceil(np.sqrt(panels)))))
+    return -(-panels // columns), columns
+
+
+def panel_curves(ax: Axes, points: pd.DataFrame, looks: Mapping[str, SeriesStyle], unit: float) -> Axes:
+    """Draw the curves of one panel, an empty one for a series without points.
+
+    Args:
+        ax: Drawn into.
+        points: The table's rows of this panel that have a value.
+        looks: Look of each series, in the order they are drawn.
+        unit: Frames per unit of the x axis.
+    """
+    for name, look in looks.items():
+        rows = points.loc[points["series"] == name, ["frame", "value", "ci_low", "ci_high"]]
+        frame, value, low, high = rows.to_numpy(dtype=np.float64).T
+        band_curve(ax, name, look, frame / unit, value, (low, high))
+    return ax
+
+
+def _say_absent(ax: Axes, rows: pd.DataFrame, series: Sequence[str]) -> None:
+    """Name the series that have no point in a panel, and why."""
+    remarks: dict[str, list[str]] = {}
+    for name in series:
+        mine = rows[rows["series"] == name]
+        if mine["value"].isna().all():
+            remarks.setdefault(_why_empty(mine), []).append(name)
+    if remarks:
+        absent_curves(ax, [f"{why}: {', '.join(names)}" for why, names in remarks.items()])
+
+
+def _why_empty(rows: pd.DataFrame) -> str:
+    """Why rows that belong to the study have no value."""
+    games = {name for cell in rows["games_left_out"].dropna() for name in cell.split("; ")}
+    if not games:
+        return NO_RUNS
+    return "no human score" if any(not name.endswith(NO_EPISODE) for name in games) else "no episode ended"
