@@ -27,7 +27,8 @@ def diverge(project: Project) -> Path:
     analysis of what it was before stays in the results.
     """
     for kind in ("scores", "tables", "figures"):
-        shutil.rmtree(project.root / "results/tiny" / kind)
+        for path in (project.root / "results/tiny" / kind).glob("fig*"):
+            path.unlink()
     results = project.root / "results/tiny/runs" / RUN
     digest = json.loads((results / "320/manifest.json").read_text())["spec_digest"]
     shutil.rmtree(results)
@@ -50,9 +51,9 @@ def diverge(project: Project) -> Path:
 
 
 def products(project: Project) -> dict[str, bytes]:
-    """Scores, tables, figures and the manifest."""
+    """Scores, tables and drawings of the figures, and the manifest."""
     root = project.root / "results/tiny"
-    found = [p for kind in ("scores", "tables", "figures") for p in (root / kind).iterdir()]
+    found = [p for kind in ("scores", "tables", "figures") for p in (root / kind).glob("fig*")]
     return {p.relative_to(root).as_posix(): p.read_bytes() for p in [*found, root / "manifest.json"]}
 
 

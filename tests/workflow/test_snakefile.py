@@ -55,7 +55,7 @@ def test_a_study_given_replaces_the_profiles(clone: Project) -> None:
 
 def test_a_study_with_evaluation_collects_it(clone: Project) -> None:
     study = yaml.safe_load((CHECKOUT / "config/studies/atari100k.yaml").read_text())
-    study["games"] |= {"games26": ["Pong"]}
+    study["games"] = {"games26": ["Pong"]}
     clone.write("config/studies/low-data.yaml", study)
     command = ("atari100k_cnn", "--configfile", "config/studies/low-data.yaml")
     planned = dry_run(clone, *command)
