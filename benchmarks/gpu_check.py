@@ -23,26 +23,26 @@ def main() -> None:
 
     configure_jax(threads=1)
     import jax
-    from golden_trace import FAMILIES, FOLDER, cell_of, record
+    from golden_trace import AGENTS, FOLDER, cell_of, record
 
     print("device", jax.devices()[0].device_kind, "jax", jax.__version__)
     good = True
-    for family in FAMILIES:
-        golden = json.loads((FOLDER / f"{family}.json").read_text())
+    for agent in AGENTS:
+        golden = json.loads((FOLDER / f"{agent}.json").read_text())
         with tempfile.TemporaryDirectory() as scratch:
             root = Path(scratch)
-            now = record(family, root / "trace")
-            cell = cell_of(family)
+            now = record(agent, root / "trace")
+            cell = cell_of(agent)
             alone = [cell.train(root / str(i), seeds=(0,))[0] for i in range(2)]
             packed = cell.train(root / "packed", seeds=(0, 1))[0]
-        print(family, "repeat identical:", alone[0] == alone[1], "| packed identical:", alone[0] == packed)
+        print(agent, "repeat identical:", alone[0] == alone[1], "| packed identical:", alone[0] == packed)
         good &= alone[0] == alone[1] == packed
-        print(family, "actions equal to the CPU's:", now["actions"] == golden["actions"])
+        print(agent, "actions equal to the CPU's:", now["actions"] == golden["actions"])
         for new, old in zip(now["rows"], golden["rows"], strict=True):
             loss = abs(new["mean_loss"] / old["mean_loss"] - 1)
-            print(family, "iteration", old["iteration"], "loss, relative difference:", f"{loss:.2e}")
+            print(agent, "iteration", old["iteration"], "loss, relative difference:", f"{loss:.2e}")
         norms = [abs(now["parameter_norms"][k] / v - 1) for k, v in golden["parameter_norms"].items()]
-        print(family, "parameter norms, largest relative difference:", f"{max(norms):.2e}")
+        print(agent, "parameter norms, largest relative difference:", f"{max(norms):.2e}")
     sys.exit(0 if good else 1)
 
 

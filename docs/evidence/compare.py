@@ -19,6 +19,9 @@ from pathlib import Path
 
 import pandas as pd
 
+PUBLISHED_AGENTS = {"dqn": "DQN"}
+"""Ours → theirs. Their "Rainbow" is not the full one."""
+
 
 def published(folder: Path, encoder: str, agent: str, games: list[str]) -> pd.DataFrame:
     """Published returns with columns game, iteration, mean_return. Raises FileNotFoundError."""
@@ -53,6 +56,8 @@ def compare(mine: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
     spread = theirs.groupby(["game", "iteration"])["mean_return"].agg(["min", "max", "mean", "std", "count"])
     rows = []
     for (game, iteration), returns in mine.groupby(["game", "iteration"])["mean_return"]:
+        if (game, iteration) not in spread.index:
+            raise FileNotFoundError(f"no published returns of {game}, iteration {iteration}")
         low, high, mean, std, count = spread.loc[(game, iteration)]
         rows.append(
             {
@@ -79,18 +84,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("results", type=Path, help="results folder of a study")
     parser.add_argument("--published", type=Path, required=True)
-    parser.add_argument("--agent", default="dqn")
+    parser.add_argument("--agent", choices=PUBLISHED_AGENTS, default="dqn")
     parser.add_argument("--variant", default="cnn-baseline")
     arguments = parser.parse_args()
-    name = {"dqn": "DQN", "rainbow": "Rainbow"}[arguments.agent]
+    name = PUBLISHED_AGENTS[arguments.agent]
     try:
         mine = ours(arguments.results, arguments.agent, arguments.variant)
         encoder = arguments.variant.split("-")[0]
         theirs = published(arguments.published, encoder, name, sorted(mine["game"].unique()))
+        table = compare(mine, theirs)
     except FileNotFoundError as error:
         print(f"compare: {error}", file=sys.stderr)
         return 2
-    table = compare(mine, theirs)
     print(markdown(table))
     return 0 if (table["inside"] == table["seeds"]).all() else 1
 

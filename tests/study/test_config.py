@@ -62,7 +62,7 @@ BAD = {
     "replay too small": ({"agents__dqn__replay_capacity": 20}, ["agents.dqn", "replay_capacity 20"]),
     "window longer than an episode": (
         {"agents__dqn__n_step": 50, "agents__dqn__max_episode_steps": 40},
-        ["agents.dqn", "n_step 50 is longer than max_episode_steps 40"],
+        ["agents.dqn", "n_step 50 is not shorter than max_episode_steps 40"],
     ),
     "agent that only figures know": (
         {"agents__sac": {}},

@@ -316,15 +316,26 @@ def previous_resume(wildcards, seeds):
 
 # Emulated frames per run, at the slowest: an Impala encoder on one CPU core.
 FRAMES_PER_MINUTE = 3_000
+SLOWEST_RATIO = 0.25  # updates per agent step at that speed
+EVALUATION_STEPS_PER_MINUTE = 5_000  # agent steps
 LONGEST_MINUTES = 1_440  # then a training job leaves, and a retry goes on
 FRAME_BYTES = 84 * 84
 PROCESS_MB = 3_000  # JAX, its compiler, the emulators
 
 
-def train_minutes(milestone, seeds):
-    """Minutes a training job may take before it is continued in another one."""
+def train_minutes(agent, milestone, seeds):
+    """Minutes a training job may take before it is continued in another one.
+
+    An evaluation that is interrupted starts over, so its time is that of games as long as games can be.
+    """
+    hyper = study.agents[agent]
+    ratio = hyper.updates_per_period / hyper.update_period
     frames = study.milestones.get(milestone, 0)
-    return min(LONGEST_MINUTES, 15 + frames * len(seeds) // FRAMES_PER_MINUTE)
+    minutes = frames * max(1, ratio / SLOWEST_RATIO) / FRAMES_PER_MINUTE
+    if study.evaluation and frames:
+        games = study.iterations(milestone) * study.evaluation.episodes
+        minutes += games * hyper.max_episode_steps / EVALUATION_STEPS_PER_MINUTE
+    return min(LONGEST_MINUTES, 15 + int(minutes * len(seeds)))
 
 
 def train_megabytes(agent, seeds):

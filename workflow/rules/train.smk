@@ -27,7 +27,7 @@ for _pack in () if ALLOW_PARTIAL else study.packs:
         threads: study.cpu_threads
         resources:
             **GPU,
-            runtime=lambda wc, seeds=_pack: train_minutes(wc.milestone, seeds),
+            runtime=lambda wc, seeds=_pack: train_minutes(wc.agent, wc.milestone, seeds),
             mem_mb=lambda wc, seeds=_pack: train_megabytes(wc.agent, seeds),
         params:
             **WHERE,

@@ -40,10 +40,10 @@ _state_option = click.option(
 
 
 def _seeds(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in value.split(","))
-    except ValueError as error:
-        raise click.BadParameter("must be comma-separated integers such as 0,1,2") from error
+    parts = [part.strip() for part in value.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise click.BadParameter("must be comma-separated integers from 0 on, such as 0,1,2")
+    return tuple(int(part) for part in parts)
 
 
 @cli.command()

@@ -378,6 +378,12 @@ def _deviations(
     file: StudyFile, shared: Path, figures: Mapping[str, FigureSpec], games: Mapping[str, Game]
 ) -> Deviations:
     configured = read_yaml(shared)
+    defaults = read_yaml(shared.parent / "agents.yaml")
+    changed = {
+        name: f"{AGENT_TITLES.get(name, name)}: {', '.join(keys)} changed"
+        for name, overrides in file.agents.items()
+        if (keys := [key for key, value in overrides.items() if value != defaults[name][key]])
+    }
     budgets: dict[str, tuple[str, ...]] = {}
     own: dict[str, tuple[str, ...]] = {}
     for name, override in file.figures.items():
@@ -398,10 +404,10 @@ def _deviations(
             shown = ", ".join(figure.games) if len(figure.games) <= 4 else f"{len(figure.games)} games"
             found.append(f"{shown} instead of the paper's {len(paper)} games")
         own[name] = tuple(found)
-    agents = tuple(
-        f"{AGENT_TITLES.get(name, name)}: {', '.join(o)} changed" for name, o in file.agents.items() if o
-    )
-    return Deviations(budgets, agents, own)
+    for name, figure in figures.items():
+        agents = {panel.agent for panel in figure.panels}
+        own[name] = (*own.get(name, ()), *(text for agent, text in changed.items() if agent in agents))
+    return Deviations(budgets, own)
 
 
 def _budget_deviations(file: StudyFile, figure: FigureSpec, score: Score) -> Iterator[str]:

@@ -61,14 +61,12 @@ class Deviations:
 
     budget: dict[str, tuple[str, ...]]
     """Per figure: frames, seeds, iteration length."""
-    agents: tuple[str, ...]
-    """Hyper-parameters changed."""
     figures: dict[str, tuple[str, ...]]
-    """Per figure: encoder, agent, games."""
+    """Per figure: encoder, agent, games, and which hyper-parameters of its agents are changed."""
 
     def of(self, figure: str) -> tuple[str, ...]:
         """Every deviation that concerns one figure."""
-        return (*self.budget.get(figure, ()), *self.figures.get(figure, ()), *self.agents)
+        return (*self.budget.get(figure, ()), *self.figures.get(figure, ()))
 
 
 @dataclass(frozen=True)

@@ -229,6 +229,20 @@ class HeadSpec(Frozen):
         return self
 
 
+LATER_OPTIONS: dict[str, tuple[str, ...]] = {
+    "hyper": (
+        *("noisy", "dueling", "num_atoms", "v_max"),
+        *("double", "replay", "augmentation", "terminal_on_life_loss"),
+    ),
+    "network": (
+        *("filter_size", "expert_type", "phi", "normalised", "capacity_factor", "slots_per_expert"),
+        *("router_noise", "importance_weight", "load_weight", "load_noise"),
+    ),
+}
+"""Fields of a `TrainSpec`'s parts that came when runs existed: left out of its JSON at their default, so that
+what was trained before keeps its identity. A new field whose default changes nothing belongs here."""
+
+
 class AgentSpec(HeadSpec):
     """Hyper-parameters of a value agent (paper Tables 1 and 2 and what they omit; units in names or below).
 
@@ -278,9 +292,9 @@ class AgentSpec(HeadSpec):
                 f"min_replay_history {self.min_replay_history} is too short to sample from: "
                 f"n_step + stack size = {self.n_step + STACK_SIZE} is the least"
             )
-        if self.n_step > self.max_episode_steps:
+        if self.n_step >= self.max_episode_steps:
             raise ValueError(
-                f"n_step {self.n_step} is longer than max_episode_steps {self.max_episode_steps}"
+                f"n_step {self.n_step} is not shorter than max_episode_steps {self.max_episode_steps}"
             )
         if (self.loss is Loss.C51) != (self.num_atoms > 1):
             raise ValueError(
@@ -351,7 +365,13 @@ class TrainSpec(Frozen):
 
     def canonical_json(self) -> str:
         """One canonical JSON line: sorted keys, no spaces; the `params` of the training job."""
-        return canonical_json(self.model_dump(mode="json"))
+        dumped = self.model_dump(mode="json")
+        for part, later in LATER_OPTIONS.items():
+            fields = type(getattr(self, part)).model_fields
+            for name in later:
+                if getattr(getattr(self, part), name) == fields[name].default:
+                    del dumped[part][name]
+        return canonical_json(dumped)
 
     def digest(self) -> str:
         """First 16 hex digits of the SHA-256 of the canonical JSON."""

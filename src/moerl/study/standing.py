@@ -128,7 +128,7 @@ class Standing:
             return f"{folder / 'manifest.json'} cannot be read"
         if digest == self.digest(run.cell):
             return None
-        now = self.study.train_spec(run.cell).model_dump(mode="json")
+        now = json.loads(self.study.train_spec(run.cell).canonical_json())
         return f"params have changed: {'; '.join(differences(then, now)) or 'the form of the spec'}"
 
     def divergence(self, run: Run) -> Divergence | None:
