@@ -139,7 +139,7 @@ def publish(study: Study, results: Path, run: Run, digest: str | None = None) ->
     for name in RUN_FILES:
         (folder / name).touch()
     spec = study.train_spec(run.cell)
-    manifest = {"spec": spec.model_dump(mode="json"), "spec_digest": digest or spec.digest()}
+    manifest = {"spec": json.loads(spec.canonical_json()), "spec_digest": digest or spec.digest()}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 

@@ -66,7 +66,7 @@ def publish(study: Study, folders: Folders, run: Run) -> Path:
     for name in RUN_FILES:
         (folder / name).touch()
     spec = study.train_spec(run.cell)
-    manifest = {"spec": spec.model_dump(mode="json"), "spec_digest": spec.digest()}
+    manifest = {"spec": json.loads(spec.canonical_json()), "spec_digest": spec.digest()}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 
