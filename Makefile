@@ -37,7 +37,7 @@ demo: $(PIPELINE_READY)
 	@echo "Checksums of every reproducible file: $(CURDIR)/results/demo/manifest.json"
 
 test: $(DEV_READY)
-	PATH="$(BIN):$$PATH" pytest
+	PATH="$(BIN):$$PATH" pytest -n $(CORES) --dist loadfile
 
 lint: $(DEV_READY)
 	PATH="$(BIN):$$PATH" ruff check

@@ -61,7 +61,8 @@ def configure_jax(threads: int) -> None:
     os.environ.setdefault("XLA_FLAGS", "--xla_gpu_deterministic_ops=true")
     # Machine code is cached: one folder per kind of CPU, so that a mixed cluster can share a home.
     cpu = Path("/proc/cpuinfo")
-    flags = next((line for line in cpu.open() if line.startswith("flags")), "") if cpu.exists() else ""
+    lines = cpu.read_text(encoding="utf-8").splitlines() if cpu.exists() else []
+    flags = next((line for line in lines if line.startswith("flags")), "")
     kind = hashlib.sha256(f"{platform.machine()} {flags}".encode()).hexdigest()[:12]
     home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(home / "moerl" / f"jax-{kind}"))
