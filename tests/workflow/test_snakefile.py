@@ -96,7 +96,7 @@ def test_a_mistake_is_one_line_before_any_job(clone: Project, mistake: str) -> N
         ("allow_partial=perhaps", "allow_partial: bad value 'perhaps' (allowed: 1, 0, true, false)"),
         ("allow_partial=2", "allow_partial: bad value 2"),
         ("alow_partial=1", "unknown setting 'alow_partial'"),
-        ("allow_partial=1", "fig01: 96 of 96 runs are not finished: dqn cnn-baseline Alien seed 0 (missing), "),
+        ("allow_partial=1", "fig01: 48 of 48 runs are not finished: dqn cnn-baseline Alien seed 0 (missing), "),
     ],
 )
 def test_a_bad_setting_is_one_line_before_any_job(clone: Project, setting: str, hint: str) -> None:
