@@ -37,7 +37,7 @@ demo: $(PIPELINE_READY)
 	@echo "Checksums of every reproducible file: $(CURDIR)/results/demo/manifest.json"
 
 test: $(DEV_READY)
-	PATH="$(BIN):$$PATH" pytest -n $(CORES) --dist loadfile
+	PATH="$(BIN):$$PATH" pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
 
 lint: $(DEV_READY)
 	PATH="$(BIN):$$PATH" ruff check

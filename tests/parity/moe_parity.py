@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from types import ModuleType
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-from network_parity import ROOT, flatten
-from network_parity import inputs as shared
+from network_parity import flatten, load_inputs
 
 from moerl.networks.balance import importance_loss, load_loss
 from moerl.networks.moe import SoftMoE, Top1MoE
 from moerl.study.specs import Phi
 
-
-def load_inputs() -> ModuleType:
-    """The oracle's own module of inputs, which imports the one shared with DQN's parity."""
-    sys.modules["oracle_inputs"] = shared
-    path = ROOT / "envs" / "oracle_moe_inputs.py"
-    spec = importlib.util.spec_from_file_location("oracle_moe_inputs", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-inputs = load_inputs()
+inputs = load_inputs("oracle_moe_inputs")
 
 
 def module(case: str) -> SoftMoE | Top1MoE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -20,18 +21,18 @@ TOLERANCE = 1e-5
 """Largest accepted norm of a difference, relative to the norm of the oracle's tensor."""
 
 
-def load_inputs() -> ModuleType:
-    """The module that makes inputs and summaries on both sides, loaded from the oracle's folder."""
-    path = ROOT / "envs" / "oracle_inputs.py"
-    spec = importlib.util.spec_from_file_location("oracle_inputs", path)
+def load_inputs(name: str) -> ModuleType:
+    """A module of the oracle's folder that makes inputs on both sides; others there may import it."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "envs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
 
 
-inputs = load_inputs()
+inputs = load_inputs("oracle_inputs")
 
 
 @cache

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from functools import cache
-from types import ModuleType
 from typing import Any
 
 import jax
 import numpy as np
-from network_parity import ROOT, TOLERANCE, configured, flatten, network_spec, targets_and_gradients
-from network_parity import inputs as shared
+from network_parity import (
+    TOLERANCE,
+    configured,
+    flatten,
+    load_inputs,
+    network_spec,
+    targets_and_gradients,
+)
 
 from moerl.agents.value import Batch, Draw, ValueAgent
 from moerl.study.specs import AgentSpec, Replay
 
-
-def load_inputs() -> ModuleType:
-    """The oracle's own module of inputs, which imports the one shared with DQN's parity."""
-    sys.modules["oracle_inputs"] = shared
-    path = ROOT / "envs" / "oracle_rainbow_inputs.py"
-    spec = importlib.util.spec_from_file_location("oracle_rainbow_inputs", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-inputs = load_inputs()
+inputs = load_inputs("oracle_rainbow_inputs")
 
 
 @cache

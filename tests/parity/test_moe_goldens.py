@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from moe_parity import ROOT, check, check_balance, inputs
+from moe_parity import check, check_balance, inputs
+from network_parity import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from moe_parity import ROOT, check, check_balance, inputs
+from moe_parity import check, check_balance, inputs
+from network_parity import ROOT
 
 pytestmark = [pytest.mark.oracle, pytest.mark.long]
 

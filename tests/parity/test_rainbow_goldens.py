@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from network_parity import ROOT
 from network_parity import inputs as shared
-from rainbow_parity import ROOT, accepted_error, compute, inputs
+from rainbow_parity import accepted_error, compute, inputs
 
 GOLDENS = ROOT / "tests" / "golden" / "rainbow"
 SAMPLE = slice(1, 1 + shared.SAMPLE)

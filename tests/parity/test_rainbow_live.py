@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rainbow_parity import ROOT, accepted_error, compute, inputs
+from network_parity import ROOT
+from rainbow_parity import accepted_error, compute, inputs
 
 pytestmark = [pytest.mark.oracle, pytest.mark.long]
 

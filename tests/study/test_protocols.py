@@ -1,5 +1,6 @@
 """The two protocols of DER and DrQ(ε), and how a study says which one it follows (method 4.7)."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,7 @@ def test_50m_frames_are_the_ordinary_protocol(agent):
     study = load_study(STUDIES / "paper.yaml")
     spec = study.train_spec(Cell(agent, "impala-softmoe8", "Pong"))
     assert spec.schedule == Schedule(iteration_steps=250_000)
-    assert spec.schedule.model_dump(mode="json").keys() == {
+    assert json.loads(spec.canonical_json())["schedule"].keys() == {
         "iteration_steps",
         "snapshot_every",
         "snapshot_batches",

@@ -16,8 +16,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
     model_validator,
 )
 
@@ -238,6 +236,7 @@ LATER_OPTIONS: dict[str, tuple[str, ...]] = {
         *("filter_size", "expert_type", "phi", "normalised", "capacity_factor", "slots_per_expert"),
         *("router_noise", "importance_weight", "load_weight", "load_noise"),
     ),
+    "schedule": ("iteration_end", "max_noops", "evaluation"),
 }
 """Fields of a `TrainSpec`'s parts that came when runs existed: left out of its JSON at their default, so that
 what was trained before keeps its identity. A new field whose default changes nothing belongs here."""
@@ -336,15 +335,6 @@ class Schedule(Frozen):
     max_noops: NonNegativeInt = 0
     """An episode begins after 0 to this many no-op steps, all equally likely, that nobody sees."""
     evaluation: Evaluation | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_unused_options(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Options that came later are left out where they are off: what was trained before stays valid."""
-        later = ("iteration_end", "max_noops", "evaluation")
-        fields = type(self).model_fields
-        off = {name for name in later if getattr(self, name) == fields[name].default}
-        dumped: dict[str, Any] = dump(self)
-        return {name: value for name, value in dumped.items() if name not in off}
 
 
 class TrainSpec(Frozen):
