@@ -44,7 +44,9 @@ def test_an_inner_place_sees_as_far_to_either_side_of_its_centre(case: str) -> N
     """One white row at a time, and which of them reach the place; residual branches are switched off."""
     network = BY_HAND[case][0]
     encoder = build_encoder(network)
-    rows = jnp.broadcast_to(jnp.eye(SIZE)[:, :, None, None], (SIZE, SIZE, 4, 1))  # [row that is white, H, W, C]
+    rows = jnp.broadcast_to(
+        jnp.eye(SIZE)[:, :, None, None], (SIZE, SIZE, 4, 1)
+    )  # [row that is white, H, W, C]
     shapes = jax.eval_shape(encoder.init, jax.random.key(0), rows)["params"]
 
     def open_or_closed(path: tuple[jax.tree_util.DictKey, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:
@@ -55,5 +57,5 @@ def test_an_inner_place_sees_as_far_to_either_side_of_its_centre(case: str) -> N
     features = jax.jit(encoder.apply)({"params": params}, rows)
     reached = np.flatnonzero(np.asarray(features[:, 5, 0, 0]) > 0)
     centre = field_centres(window_path(network), SIZE)[5]
-    assert 0 < reached[0] and reached[-1] < SIZE - 1  # not cut off by the frame
+    assert reached[0] > 0 and reached[-1] < SIZE - 1  # not cut off by the frame
     assert (reached[0] + reached[-1]) / 2 == centre

@@ -96,7 +96,7 @@ def measure(agent: ValueAgent, snapshot: Snapshot) -> Metrics:
 
 def measure_batch(agent: ValueAgent, snapshot: Snapshot, batch: Batch) -> Metrics:
     """Every metric on one batch `[B]`."""
-    outputs = jax.device_get(_outputs(agent, snapshot.params, batch.state))
+    outputs = jax.device_get(network_outputs(agent, snapshot.params, batch.state))
     kernel = empirical_ntk(agent, snapshot, batch)
     if not (np.isfinite(kernel).all() and all(np.isfinite(o).all() for o in jax.tree.leaves(outputs))):
         raise FloatingPointError("the network's outputs or gradients are not finite")
@@ -135,7 +135,8 @@ def _targets(agent: ValueAgent, params: Params, target_params: Params, batch: Ba
 
 
 @partial(jax.jit, static_argnames="agent")
-def _outputs(agent: ValueAgent, params: Params, states: jax.Array) -> NetworkOutput:
+def network_outputs(agent: ValueAgent, params: Params, states: jax.Array) -> NetworkOutput:
+    """What the network computes for `states` `[B, 4, 84, 84]`, without noise and with a fixed random Φ."""
     return agent.evaluate(params, states)
 
 

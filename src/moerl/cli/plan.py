@@ -120,7 +120,7 @@ def make_plan(standing: Standing, figures: Sequence[str], benchmarks: Path = BEN
     Raises UserError on an unknown figure, or a record of a divergence that cannot be read.
     """
     study = standing.study
-    names = list(figures) or list(study.figures)
+    names = list(figures or study.usual_figures)
     left = work(standing, names)
     estimator = Estimator(study, benchmarks / "throughput.json", benchmarks / "parameters.json")
     rows = [_row(name, left[name], estimator.estimate(left[name])) for name in names]

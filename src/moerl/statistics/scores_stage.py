@@ -44,7 +44,7 @@ def shown_runs(study: Study, figure: FigureSpec) -> Iterator[Shown]:
             for place, variant in enumerate(series.variants):
                 x = figure.x.values[place] if figure.x is not None else None
                 for game in figure.games:
-                    for seed in study.seeds:
+                    for seed in study.figure_seeds(figure):
                         run = Run(panel.agent, variant, game, seed, milestone)
                         yield Shown(panel.title, series.name, x, run)
 

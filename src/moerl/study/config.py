@@ -24,9 +24,18 @@ from pydantic import (
 
 from moerl.study.errors import ConfigError, one_of
 from moerl.study.expansion import Deviations, Study, frames_label
-from moerl.study.figures import AGENT_TITLES, ENCODER_TITLES, FigureOverride, FigureSpec, Score
+from moerl.study.figures import (
+    AGENT_TITLES,
+    COLOURED_EXPERTS,
+    ENCODER_TITLES,
+    ROUTING_CHOICES,
+    FigureOverride,
+    FigureSpec,
+    Score,
+)
 from moerl.study.games import Game, game_sets, load_games
 from moerl.study.specs import (
+    ANALYSED_STATES,
     FRAMES_PER_STEP,
     AgentSpec,
     Evaluation,
@@ -35,6 +44,7 @@ from moerl.study.specs import (
     NetworkSpec,
     NonNegativeInt,
     PositiveInt,
+    Tokens,
 )
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -224,6 +234,7 @@ def load_study(path: Path) -> Study:
         variants=variants,
         games=games,
         figures={name: figures[name] for name in file.figures},
+        on_request=frozenset(name for name, override in file.figures.items() if override.on_request),
         configured_figures=figures,
         seeds=file.seeds,
         seeds_per_job=file.seeds_per_job,
@@ -285,6 +296,7 @@ def _figures(
         spec = validate(FigureSpec, raw, shared, name)
         if name in file.figures:
             figures[name] = _resolve(name, spec, file.figures[name], shared, path, sets, games, variants)
+            figures[name] = _with_choices(name, figures[name], file, path, variants)
         elif spec.kind == "analysis":
             with suppress(ConfigError):
                 figures[name] = _resolve(name, spec, FigureOverride(), shared, path, sets, games, variants)
@@ -340,11 +352,49 @@ def _resolve(
     return resolved
 
 
+def _with_choices(
+    name: str, spec: FigureSpec, file: StudyFile, path: Path, variants: Mapping[str, NetworkSpec]
+) -> FigureSpec:
+    """A figure with what the study chooses in a routing figure (seed, snapshot, state) filled in and checked."""
+    override, here = file.figures[name], f"figures.{name}"
+    chosen = {choice: getattr(override, choice) for choice in ROUTING_CHOICES}
+    given = {choice: value for choice, value in chosen.items() if value is not None}
+    if spec.kind != "routing":
+        if given:
+            raise ConfigError(path, f"{here}.{next(iter(given))}", f"{name} is not a routing figure")
+        return spec
+    configured = spec.model_dump(include=set(ROUTING_CHOICES), exclude_none=True)
+    spec = spec.model_copy(update={"seed": file.seeds[0], "state": 0} | configured | given)
+    if spec.seed not in file.seeds:
+        raise ConfigError(path, f"{here}.seed", one_of(spec.seed, file.seeds, "seed"))
+    if spec.state not in range(ANALYSED_STATES):
+        raise ConfigError(path, f"{here}.state", f"bad value {spec.state}: use 0 to {ANALYSED_STATES - 1}")
+    last = getattr(file.milestones, spec.milestone) // file.iteration_frames
+    taken = [str(k) for k in range(1, last + 1) if file.snapshot_every and not k % file.snapshot_every]
+    if taken and spec.snapshot is not None and str(spec.snapshot) not in taken:
+        raise ConfigError(path, f"{here}.snapshot", one_of(spec.snapshot, taken, "snapshot"))
+    if len(spec.games) != 1:
+        problem = f"{name} shows one game, not {', '.join(spec.games)}"
+        raise ConfigError(path, f"{here}.games", problem)
+    for variant in dict.fromkeys(variant for series in spec.series for variant in series.variants):
+        network = variants[variant]
+        if network.tokens is not Tokens.PERCONV:
+            have = f"{network.tokens} tokens" if network.tokens else "no tokens"
+            problem = f"{variant} has {have}; only perconv tokens have a place in the frame"
+            raise ConfigError(path, here, problem)
+        if network.num_experts > COLOURED_EXPERTS:
+            problem = f"{variant} has {network.num_experts} experts; {COLOURED_EXPERTS} can be told apart"
+            raise ConfigError(path, here, problem)
+    return spec
+
+
 def _check_snapshots(file: StudyFile, path: Path, figures: Mapping[str, FigureSpec]) -> None:
-    """Analysis figures share a milestone, and need a snapshot in it."""
-    analysed = {name: f.milestone for name, f in figures.items() if f.kind == "analysis"}
+    """Figures that show analyses share a milestone, and need a snapshot in it."""
+    analysed = {name: f.milestone for name, f in figures.items() if f.analysed}
     if len(set(analysed.values())) > 1:
-        raise ConfigError(path, "figures", f"analysis figures must share a milestone, not {analysed}")
+        raise ConfigError(
+            path, "figures", f"figures that show analyses must share a milestone, not {analysed}"
+        )
     for name in file.figures:
         if name in analysed:
             iterations = getattr(file.milestones, analysed[name]) // file.iteration_frames
@@ -390,6 +440,9 @@ def _deviations(
         figure, original, found = figures[name], configured[name], []
         score = Score(original.get("score", Score.TRAINING))
         budgets[name] = tuple(_budget_deviations(file, figure, score))
+        if figure.kind == "routing":  # not in the paper; encoder, agent, game and seed are named in its title
+            own[name] = ()
+            continue
         if figure.encoder != original["encoder"]:
             titles = ENCODER_TITLES[figure.encoder], ENCODER_TITLES[original["encoder"]]
             found.append(f"{titles[0]} encoder instead of {titles[1]}")
@@ -416,7 +469,7 @@ def _budget_deviations(file: StudyFile, figure: FigureSpec, score: Score) -> Ite
     frames, printed = getattr(file.milestones, figure.milestone), budgets[figure.milestone]
     if frames != printed:
         yield f"{frames_label(frames)} frames instead of {frames_label(printed)}"
-    if len(file.seeds) < 5:
+    if figure.kind != "routing" and len(file.seeds) < 5:
         yield f"{len(file.seeds)} seed{'s' if len(file.seeds) > 1 else ''} instead of 5"
     if file.iteration_frames != budgets["iteration"]:
         yield (

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from moerl.study.specs import Encoder, Frozen, NonNegativeInt
+from moerl.study.specs import Encoder, Frozen, NonNegativeInt, PositiveInt
 
 AgentName = Literal["dqn", "rainbow", "der", "drq_eps", "cql", "cql_c51", "sac", "ppo"]
 """Every agent of the paper; a figure may name one that a study, or moerl, does not train yet."""
@@ -42,6 +42,11 @@ ENCODER_TITLES: dict[str, str] = {Encoder.CNN: "Nature CNN", Encoder.IMPALA: "Im
 
 NO_EPISODE = " (no episode ended)"
 """In tables, marks games that are left out although they have a human score: there is no return."""
+
+ROUTING_CHOICES = ("seed", "snapshot", "state")
+"""What a routing figure, and no other, picks besides its agent, game and variants."""
+COLOURED_EXPERTS = 8
+"""Most experts of a variant in a routing figure: as many as there are colours that all readers tell apart."""
 
 Measure = Literal["iqm", "return"]
 PanelPer = Literal["agent", "game"]
@@ -87,7 +92,7 @@ class Series(Frozen):
 class FigureSpec(Frozen):
     """One figure. In `figures.yaml`, `games` may be a set's name and variants may say `{encoder}`."""
 
-    kind: Literal["bars", "curves", "analysis"]
+    kind: Literal["bars", "curves", "analysis", "routing"]
     section: str
     caption: str
     milestone: Literal["short", "full"]
@@ -102,6 +107,17 @@ class FigureSpec(Frozen):
     """Curves: IQM of human-normalised scores over games and seeds, or mean return over seeds."""
     panel_per: PanelPer | None = None
     """Curves: a panel for each entry of `panels` (all games in one curve), or one for each game."""
+    seed: NonNegativeInt | None = None
+    """Routing: the seed whose run is shown; None in `figures.yaml`: the study's first."""
+    snapshot: PositiveInt | None = None
+    """Routing: the snapshot shown, by the finished iterations in its file's name; None: the last."""
+    state: NonNegativeInt | None = None
+    """Routing: which of the analysed states is shown, from 0; None in `figures.yaml`: the first."""
+
+    @property
+    def analysed(self) -> bool:
+        """Whether the figure shows analyses of snapshots."""
+        return self.kind in ("analysis", "routing")
 
     @model_validator(mode="after")
     def _consistent(self) -> FigureSpec:
@@ -109,6 +125,8 @@ class FigureSpec(Frozen):
         curves = self.measure is not None and self.panel_per is not None
         if self.kind != "curves" and (self.measure or self.panel_per):
             raise ValueError("only a curves figure has `measure` and `panel_per`")
+        if self.kind != "routing" and any(getattr(self, name) is not None for name in ROUTING_CHOICES):
+            raise ValueError("only a routing figure has `seed`, `snapshot` and `state`")
         match self.kind:
             case "bars":
                 if self.x is None or self.metrics:
@@ -129,6 +147,9 @@ class FigureSpec(Frozen):
             case "analysis":
                 if self.x is not None or not self.metrics or len(self.panels) != 1:
                     raise ValueError("an analysis figure has `metrics`, one panel and no `x`")
+            case "routing":
+                if self.x is not None or self.metrics or len(self.panels) != 1:
+                    raise ValueError("a routing figure has one panel, and neither `x` nor `metrics`")
         for series in self.series:
             if len(series.variants) != per_series:
                 raise ValueError(
@@ -138,9 +159,17 @@ class FigureSpec(Frozen):
 
 
 class FigureOverride(Frozen):
-    """What a study may change in a figure: encoder, score, games, or the agent of a single-panel figure."""
+    """What a study may change in a figure: encoder, score, games, or the agent of a single-panel figure.
+
+    And what a routing figure shows.
+    """
 
     encoder: Encoder | None = None
     score: Score | None = None
     agent: AgentName | None = None
     games: str | tuple[str, ...] | None = None
+    seed: NonNegativeInt | None = None
+    snapshot: PositiveInt | None = None
+    state: NonNegativeInt | None = None
+    on_request: bool = False
+    """Made only when it is named: no part of `snakemake` alone, nor of the study's manifest."""

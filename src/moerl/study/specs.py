@@ -337,6 +337,10 @@ class Schedule(Frozen):
     evaluation: Evaluation | None = None
 
 
+ANALYSED_STATES = 8
+"""States of each snapshot whose tokens are analysed one by one: the first of its first batch."""
+
+
 class TrainSpec(Frozen):
     """Everything the numbers of a run depend on, besides its seed and how far it is trained."""
 
