@@ -57,5 +57,6 @@ def test_an_inner_place_sees_as_far_to_either_side_of_its_centre(case: str) -> N
     features = jax.jit(encoder.apply)({"params": params}, rows)
     reached = np.flatnonzero(np.asarray(features[:, 5, 0, 0]) > 0)
     centre = field_centres(window_path(network), SIZE)[5]
-    assert reached[0] > 0 and reached[-1] < SIZE - 1  # not cut off by the frame
+    assert reached[0] > 0  # not cut off by the frame
+    assert reached[-1] < SIZE - 1
     assert (reached[0] + reached[-1]) / 2 == centre

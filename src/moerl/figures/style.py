@@ -53,6 +53,9 @@ SPARE = (
     SeriesStyle("#000000", "*"),
 )
 
+# Experts 0, 1, … of a mixture. The same set, with a grey for its black, which a dark frame would swallow.
+EXPERTS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#A0A0A0")
+
 _RC: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same glyphs on every machine
     "font.size": 7.5,

@@ -9,13 +9,20 @@ from typing import Any
 import pandas as pd
 
 from moerl.statistics import latex
-from moerl.statistics.readers import read_analysis, read_left_out, read_scores
+from moerl.statistics.readers import read_analysis, read_left_out, read_scores, read_tokens
 from moerl.statistics.scores_stage import Shown, shown_runs
-from moerl.statistics.tables import Missing, analysis_table, bar_table, curve_table, readouts
+from moerl.statistics.tables import (
+    Missing,
+    analysis_table,
+    bar_table,
+    curve_table,
+    readouts,
+    routing_table,
+)
 from moerl.study.errors import UserError
 from moerl.study.expansion import Run, Study
 from moerl.study.figures import FigureSpec
-from moerl.study.paths import analysis_file, left_out_file, scores_file, table_files
+from moerl.study.paths import analysis_file, left_out_file, scores_file, table_files, tokens_file
 from moerl.study.standing import MISSING
 
 _VALUES = ("game", "metric", "series", "seed", "iteration", "frame", "value")
@@ -26,7 +33,7 @@ LeftOut = Mapping[Run, str]
 
 
 def run(study: Study, figure_name: str, results: Path, allow_partial: bool = False) -> None:
-    """Write `tables/<figure>.csv` and `.tex` from the scores and, for analyses, the analysis files.
+    """Write `tables/<figure>.csv` and `.tex` from the scores and, for analyses, the analysis or token files.
 
     Raises:
         UserError: A run is left out (unless `allow_partial`), or there is nothing to aggregate.
@@ -34,7 +41,7 @@ def run(study: Study, figure_name: str, results: Path, allow_partial: bool = Fal
     figure = study.figure(figure_name)
     scores = read_scores(scores_file(results, figure_name))
     left_out = read_left_out(left_out_file(results, figure_name))
-    build = {"bars": _bars, "curves": _curves, "analysis": _analysis}[figure.kind]
+    build = {"bars": _bars, "curves": _curves, "analysis": _analysis, "routing": _routing}[figure.kind]
     table = build(study, figure, scores, left_out, results)
     lacking = table.loc[table["missing_runs"] != "", "missing_runs"]
     if len(lacking) and not allow_partial:
@@ -125,6 +132,27 @@ def _analysis(
         if s not in (scored if metric == RETURN else analysed)
     )
     return analysis_table(pd.concat(parts, ignore_index=True), cells, missing)
+
+
+def _routing(
+    study: Study, figure: FigureSpec, scores: pd.DataFrame, left_out: LeftOut, results: Path
+) -> pd.DataFrame:
+    assert figure.state is not None
+    shown = list(shown_runs(study, figure))
+    scored = _shown_in(scores, shown)
+    parts: list[tuple[dict[str, Any], pd.DataFrame | None]] = []
+    for s in shown:
+        run, path = s.run, tokens_file(results, s.run)
+        key = {name: getattr(run, name) for name in ("agent", "variant", "game", "seed")}
+        key |= {"series": s.series, "experts": study.variants[run.variant].num_experts, "missing_runs": ""}
+        if s in scored and path.is_file():
+            parts.append((key, read_tokens(path, figure.snapshot, figure.state)))
+        else:
+            why = NOT_ANALYSED if s in scored else left_out.get(run, MISSING)
+            parts.append((key | {"missing_runs": f"{run.name} ({why})"}, None))
+    if all(tokens is None for _, tokens in parts):
+        raise UserError(f"{study.path}: routing: none of its runs is analysed")
+    return routing_table(parts)
 
 
 def _shown_in(scores: pd.DataFrame, shown: Iterable[Shown]) -> set[Shown]:

@@ -355,7 +355,7 @@ def _resolve(
 def _with_choices(
     name: str, spec: FigureSpec, file: StudyFile, path: Path, variants: Mapping[str, NetworkSpec]
 ) -> FigureSpec:
-    """A figure with what the study chooses in a routing figure (seed, snapshot, state) filled in and checked."""
+    """A figure with what the study chooses in a routing figure filled in and checked."""
     override, here = file.figures[name], f"figures.{name}"
     chosen = {choice: getattr(override, choice) for choice in ROUTING_CHOICES}
     given = {choice: value for choice, value in chosen.items() if value is not None}
