@@ -15,6 +15,7 @@ from moerl.figures.bars import grouped_bars
 from moerl.figures.curves import band_curve, frames_axis, from_zero, ticks
 from moerl.figures.notes import SIZE, absent_panel, finish, partial_note
 from moerl.figures.style import SERIES, SPARE, paper_style, save, styles
+from moerl.study.errors import UserError
 
 NAN = float("nan")
 
@@ -34,7 +35,7 @@ def test_methods_keep_their_look_whatever_else_is_drawn() -> None:
     assert styles(["Mine", "Yours"]) == {"Mine": SPARE[0], "Yours": SPARE[1]}
     looks = [*SERIES.values(), *SPARE]
     assert len({look.colour for look in looks}) == len({look.marker for look in looks}) == len(looks)
-    with pytest.raises(ValueError, match="'m5'"):
+    with pytest.raises(UserError, match="'m5'"):
         styles(f"m{i}" for i in range(6))
 
 

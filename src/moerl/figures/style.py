@@ -17,6 +17,8 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from moerl.study.errors import UserError
+
 COLUMN = 3.25  # inches: one column
 PAGE = 6.75  # inches: both columns
 MUTED = "#5A5A5A"  # notes and reference lines
@@ -101,14 +103,14 @@ def styles(names: Iterable[str]) -> dict[str, SeriesStyle]:
     """The look of each series of a figure, the paper's fixed, others from `SPARE` in order.
 
     Raises:
-        ValueError: More unknown series than distinguishable looks.
+        UserError: More unknown series than distinguishable looks.
     """
     spare = iter(SPARE)
     chosen: dict[str, SeriesStyle] = {}
     for name in names:
         style = SERIES.get(name) or next(spare, None)
         if style is None:
-            raise ValueError(f"more than {len(SPARE)} series without a fixed colour; the last: {name!r}")
+            raise UserError(f"more than {len(SPARE)} series without a fixed colour; the last: {name!r}")
         chosen[name] = style
     return chosen
 
