@@ -1,6 +1,7 @@
 """Top-k routing: every token goes to the k experts its router prefers.
 
-The worked example of docs/extending.md. Sources: Shazeer et al. 2017, section 2.1; Lepikhin et al. 2021 (GShard), algorithm 1.
+The worked example of docs/extending.md. Sources: Shazeer et al. 2017, section 2.1; Lepikhin et al. 2021
+(GShard), algorithm 1.
 
 Axes: M tokens, D token width, E experts, P slots per expert; leading axes (`...`) are batch axes.
 """
