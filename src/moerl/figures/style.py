@@ -6,7 +6,7 @@ lightness, so the figures survive a greyscale printer. Widths are those of the I
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 
 from moerl.study.errors import UserError
@@ -113,6 +114,16 @@ def styles(names: Iterable[str]) -> dict[str, SeriesStyle]:
             raise UserError(f"more than {len(SPARE)} series without a fixed colour; the last: {name!r}")
         chosen[name] = style
     return chosen
+
+
+def legend_columns(labels: Sequence[str], width: float) -> int:
+    """How many columns of a legend fit into `width` inches: all in one row, else evenly filled rows."""
+    size = _RC["legend.fontsize"]
+    # matplotlib's own spacing: a handle of 2 em, 0.8 em to its label, 2 em between columns.
+    widest = max(TextPath((0, 0), label, size=size).get_extents().width for label in labels) + 4.8 * size
+    fitting = max(1, int((72 * width + 2 * size) // widest))
+    rows = -(-len(labels) // fitting)
+    return -(-len(labels) // rows)
 
 
 def round_steps() -> MaxNLocator:
