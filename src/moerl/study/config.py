@@ -383,7 +383,7 @@ def _series(
 
 def _check_added(spec: FigureSpec, override: FigureOverride, path: Path, where: str) -> None:
     """Added series have a name of their own, and as many variants as the figure's."""
-    taken, needed = [series.name for series in spec.series], len(spec.series[0].variants)
+    taken, needed = [series.name for series in spec.series], len(spec.x.values) if spec.x else 1
     for i, series in enumerate(override.add_series):
         if series.name in taken:
             raise ConfigError(path, f"{where}[{i}].name", f"{series.name!r} is in the figure already")
