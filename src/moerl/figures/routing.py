@@ -20,7 +20,7 @@ from moerl.study.figures import ENCODER_TITLES, FigureSpec
 ROW_HEIGHT = 1.75  # inches
 TITLES = ("Newest frame", "Expert of each token", "Weight of that expert", "Tokens per expert")
 WIDTHS = (1.0, 1.0, 1.0, 0.72)
-RELIEF = 0.8  # how far the pixels that differ most from the background take a colour to white or black
+RELIEF = 0.65  # how far the pixels that differ most from the background take a colour to white or black
 HATCH = "/" * 7
 CELL = ["top", "bottom", "left", "right"]
 
@@ -81,7 +81,7 @@ def first_choices(ax: Axes, tokens: pd.DataFrame, frame: npt.NDArray[np.uint8]) 
     game_frame(ax, shaded(colours, frame))
     _hatch(ax, tokens)
     used, dropped = tokens["expert"].nunique(), int(tokens["dropped"].sum())
-    lost = f"{dropped} of {len(tokens)} dropped" if dropped else "none dropped"
+    lost = f"{dropped}/{len(tokens)} dropped" if dropped else "none dropped"
     ax.set_xlabel(f"{used} expert{'s' if used > 1 else ''}, {lost}")
     return ax
 

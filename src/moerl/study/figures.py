@@ -161,7 +161,7 @@ class FigureSpec(Frozen):
 class FigureOverride(Frozen):
     """What a study may change in a figure: encoder, score, games, or the agent of a single-panel figure.
 
-    And what a routing figure shows.
+    It may add series of its own, and choose what a routing figure shows.
     """
 
     encoder: Encoder | None = None
@@ -173,3 +173,5 @@ class FigureOverride(Frozen):
     state: NonNegativeInt | None = None
     on_request: bool = False
     """Made only when it is named: no part of `snakemake` alone, nor of the study's manifest."""
+    add_series: tuple[Series, ...] = ()
+    """Drawn after the figure's own, with as many variants as they have."""
