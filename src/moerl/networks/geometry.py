@@ -22,7 +22,7 @@ def window_path(spec: NetworkSpec) -> list[tuple[int, int]]:
     """(window, stride) of each layer that decides on places, from the image to the last feature map.
 
     Impala's residual blocks are left out: they add to each place what surrounds it and leave it where
-    it is. (With filters of even size they see half a pixel further to one side.)
+    it is. (With filters of even size they look further to one side than to the other.)
     """
     match spec.encoder:
         case Encoder.CNN:
