@@ -250,6 +250,16 @@ def finished_folder(run):
     return found or run_dir(RESULTS, run)
 
 
+def check_imported(runs):
+    """Refuse imported runs of another spec: Snakemake has no record of their training and would keep them."""
+    for run in runs:
+        if STANDING.archived(run) and (why := STANDING.outdated(run)):
+            fail(
+                f"{run_dir(RESULTS, run)}: came from an archive, and does not fit {STUDY_FILE} now: {why};"
+                " undo the change, or delete this folder to train the run"
+            )
+
+
 def products(figure):
     """What a user gets for naming a figure: the figure, and always the numbers it plots."""
     return [*figure_files(RESULTS, figure), *table_files(RESULTS, figure)]
@@ -268,6 +278,8 @@ def returns_of(wildcards):
     """The training or evaluation returns of every run of a figure, but for those left out."""
     figure = study.figures[wildcards.figure]
     without = left_out(wildcards.figure)
+    if not ALLOW_PARTIAL:
+        check_imported(study.figure_runs(figure))
     return [
         finished_folder(run) / RETURNS[figure.score]
         for run in study.figure_runs(figure)

@@ -267,6 +267,43 @@ def manifest(study_path: Path, results: Path) -> None:
 
 
 @cli.command()
+@click.argument("archive", type=_FILE)
+@_look_study_option
+@_look_results_option
+@_look_state_option
+@_partial_option
+def export(
+    archive: Path, study_path: Path, results: Path | None, state: Path | None, allow_partial: bool
+) -> None:
+    """Write a study's results to one zip file, to be shared: tables, data dictionary, checksums."""
+    from moerl.archive.export import export as write
+    from moerl.study.standing import Standing
+
+    study = load_study(study_path)
+    standing = Standing(study, results or Path("results") / study.name, state or Path("state") / study.name)
+    manifest = write(standing, archive, allow_partial)
+    click.echo(f"{archive}: {len(manifest.runs)} runs, {len(manifest.files)} files")
+    for text in manifest.left_out:
+        click.echo(f"left out: {text}")
+
+
+@cli.command("import")
+@click.argument("archive", type=_FILE)
+@_look_study_option
+@_look_results_option
+def import_archive(archive: Path, study_path: Path, results: Path | None) -> None:
+    """Verify an archive of results and restore it: figures are then made without training."""
+    from moerl.archive.restore import restore
+
+    study = load_study(study_path)
+    folder = results or Path("results") / study.name
+    manifest, written = restore(study, folder, archive)
+    click.echo(f"{folder}: {len(manifest.runs)} runs of {archive}, {written} files written")
+    for text in manifest.left_out:
+        click.echo(f"not in the archive: {text}")
+
+
+@cli.command()
 @click.option("--study", "study_path", type=_FILE, help="Count a study's variants; default: all variants.")
 @click.option("--agent", "agents", multiple=True, help="Only this agent; may be given more than once.")
 @click.option(

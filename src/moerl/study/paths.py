@@ -24,6 +24,9 @@ RETURNS: dict[Score, str] = {
 }
 """Where a run's returns of each kind stand, in equal columns; evaluations only in a study that has them."""
 
+NOT_ARCHIVED = ("timing.parquet", "actions.safetensors", "resume.safetensors")
+"""Files of a run that no archive of results has (`moerl export`): wall-clock, and where training goes on."""
+
 
 def files_of_run(study: Study) -> tuple[str, ...]:
     """Files every finished run of a study has."""
@@ -54,6 +57,11 @@ def divergence_file(state: Path, run: Run) -> Path:
 def analysis_file(results: Path, run: Run) -> Path:
     """Tidy analysis values of one run."""
     return results / "analysis" / run.agent / run.variant / run.game / f"seed{run.seed}.parquet"
+
+
+def imported_dir(results: Path) -> Path:
+    """Manifests of the archives that were imported into the results."""
+    return results / "imported"
 
 
 def scores_file(results: Path, figure: str) -> Path:
