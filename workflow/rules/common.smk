@@ -27,6 +27,13 @@ from moerl.study.paths import (
     table_files,
     train_log,
 )
+from moerl.study.reference import (
+    can_stand_in,
+    curves_file,
+    figures_with_reference,
+    returns_file,
+    wanted_games,
+)
 from moerl.study.specs import canonical_json
 from moerl.study.standing import Standing, unfinished
 from moerl.study.tables import agent_defaults, load_tables, made_tables, shown_columns
@@ -54,7 +61,7 @@ def study_file():
 
 def check_settings():
     """Refuse a misspelt `--config` setting: a `allow_partal=1` would train everything instead."""
-    known = ("gpu", "gpu_model", "margin_seconds", "allow_partial")
+    known = ("gpu", "gpu_model", "margin_seconds", "allow_partial", "reference")
     for key in workflow.config_settings.config:
         if key not in known:
             fail(f"--config: {one_of(key, known, 'setting')}")
@@ -68,6 +75,18 @@ def partial_allowed():
             f"--config allow_partial: bad value {given!r} (allowed: 1, 0, true, false)"
         )
     return str(given).lower() in ("1", "true")
+
+
+def reference_folder():
+    """Whether figures show published runs (`--config reference=1`, or =FOLDER with the files), and that folder."""
+    given = str(config.get("reference", 0))
+    if given.lower() in ("0", "1", "false", "true"):
+        return given.lower() in ("1", "true"), ""
+    if not Path(given).is_dir():
+        fail(
+            f"--config reference: {given!r} is no folder (allowed: 1 to download, 0, or a folder with the files)"
+        )
+    return True, given
 
 
 def gpu_resources():
@@ -93,6 +112,7 @@ GPU = gpu_resources()
 # Then there are no training jobs, and what is not finished is left out by name.
 ALLOW_PARTIAL = partial_allowed()
 PARTIAL_OPTION = "--allow-partial" if ALLOW_PARTIAL else ""
+SHOW_REFERENCE, REFERENCE_FOLDER = reference_folder()
 STANDING = Standing(study, RESULTS, STATE)
 
 # What `snakemake --sdm conda` runs jobs in, as seen from this folder; without that option it decides nothing. Not a
@@ -108,6 +128,7 @@ MARGIN_SECONDS = config.get("margin_seconds", 120) if workflow.remote_exec else 
 SOURCE = Path(find_spec("moerl").origin).parents[1]
 shell.prefix(
     "set -euo pipefail; MARGIN_SECONDS={MARGIN_SECONDS}; PARTIAL_OPTION={PARTIAL_OPTION};"
+    " REFERENCE_FOLDER={REFERENCE_FOLDER:q};"
     " export PYTHONPATH={SOURCE:q}${{PYTHONPATH:+:$PYTHONPATH}}; "
 )
 
@@ -263,6 +284,25 @@ def check_imported(runs):
 def products(figure):
     """What a user gets for naming a figure: the figure, and always the numbers it plots."""
     return [*figure_files(RESULTS, figure), *table_files(RESULTS, figure)]
+
+
+def shows_reference(figure):
+    """Whether published runs are drawn in a figure: it was asked for, and they can be."""
+    return SHOW_REFERENCE and can_stand_in(study, study.figures[figure])
+
+
+def reference_of(wildcards):
+    """The published curves of a figure that shows them."""
+    name = wildcards.figure
+    return [curves_file(RESULTS, name)] if shows_reference(name) else []
+
+
+def reference_files():
+    """The games and encoders whose published returns the study's figures can show, as canonical JSON."""
+    try:
+        return canonical_json(wanted_games(study))
+    except UserError as error:
+        fail(error)
 
 
 def paper_table(name):

@@ -139,11 +139,34 @@ def table(figure: str, study_path: Path, results: Path, allow_partial: bool) -> 
 @_study_option
 @_results_option
 @_partial_option
-def figure(figure: str, study_path: Path, results: Path, allow_partial: bool) -> None:
+@click.option("--reference", is_flag=True, help="Draw published runs too (see `moerl reference`).")
+def figure(figure: str, study_path: Path, results: Path, allow_partial: bool, reference: bool) -> None:
     """Draw one figure from its table (PDF, PNG, SVG)."""
     from moerl.figures import stage
 
-    stage.run(load_study(study_path), figure, results, allow_partial=allow_partial)
+    stage.run(load_study(study_path), figure, results, allow_partial, reference)
+
+
+@cli.command("fetch-reference")
+@_study_option
+@_results_option
+@click.option("--from", "folder", type=_FILE, help="Take the files from this folder: nothing is downloaded.")
+def fetch_reference(study_path: Path, results: Path, folder: Path | None) -> None:
+    """Fetch the returns that Dopamine's authors published, for the figures of a study; checksums are kept."""
+    from moerl.statistics.reference_files import fetch
+
+    fetch(load_study(study_path), results, folder)
+
+
+@cli.command()
+@click.argument("figure")
+@_study_option
+@_results_option
+def reference(figure: str, study_path: Path, results: Path) -> None:
+    """Aggregate published runs as the curves of one figure; `fetch-reference` first."""
+    from moerl.statistics import reference_stage
+
+    reference_stage.run(load_study(study_path), figure, results)
 
 
 @cli.command()

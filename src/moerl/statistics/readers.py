@@ -41,7 +41,7 @@ def read_returns(path: Path, iterations: int) -> pd.DataFrame:
         UserError: Not exactly the iterations 0 … `iterations` - 1, or a return that is not finite although
             episodes ended.
     """
-    table = _read(path, RETURN_COLUMNS)
+    table = read_table(path, RETURN_COLUMNS)
     found = table["iteration"].to_numpy()
     if not np.array_equal(found, np.arange(iterations)):
         raise UserError(
@@ -59,7 +59,7 @@ def read_analysis(path: Path, metrics: list[str]) -> pd.DataFrame:
     Raises:
         UserError: A metric is absent, or a value is not finite.
     """
-    table = _read(path, ANALYSIS_COLUMNS)
+    table = read_table(path, ANALYSIS_COLUMNS)
     for metric in metrics:
         if not (table["metric"] == metric).any():
             known = ", ".join(sorted(table["metric"].unique()))
@@ -71,7 +71,7 @@ def read_analysis(path: Path, metrics: list[str]) -> pd.DataFrame:
 
 def read_scores(path: Path) -> pd.DataFrame:
     """One figure's tidy scores, as the stage `scores` wrote them. Raises UserError if they are not there."""
-    return _read(path, SCORE_COLUMNS)
+    return read_table(path, SCORE_COLUMNS)
 
 
 def read_left_out(path: Path) -> dict[Run, str]:
@@ -85,7 +85,8 @@ def read_left_out(path: Path) -> dict[Run, str]:
     return {Run(agent, variant, game, seed, label): why for agent, variant, game, seed, label, why in rows}
 
 
-def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    """Some columns of a Parquet file. Raises UserError if it cannot be read or one is not there."""
     try:
         table = pd.read_parquet(path)
     except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
