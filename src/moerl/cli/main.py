@@ -260,6 +260,32 @@ def status(
 
 
 @cli.command()
+@click.argument("figures", nargs=-1)
+@_look_study_option
+@_look_results_option
+@_look_state_option
+@click.option("--logdir", type=_FILE, help="Folder of the event files. Default: tensorboard/<study>.")
+@click.option("--watch", is_flag=True, help="Go on until every run is done.")
+@click.option("--every", default=30.0, show_default=True, help="Seconds between two looks of --watch.")
+def tensorboard(
+    figures: tuple[str, ...],
+    study_path: Path,
+    results: Path | None,
+    state: Path | None,
+    logdir: Path | None,
+    watch: bool,
+    every: float,
+) -> None:
+    """Mirror returns and losses, of finished and running runs, to event files for TensorBoard."""
+    from moerl.cli import tensorboard as stage
+    from moerl.study.standing import Standing
+
+    study = load_study(study_path)
+    standing = Standing(study, results or Path("results") / study.name, state or Path("state") / study.name)
+    stage.run(standing, figures, logdir or Path("tensorboard") / study.name, every if watch else None)
+
+
+@cli.command()
 @_look_study_option
 @_look_results_option
 @_json_option
