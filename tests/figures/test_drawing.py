@@ -9,12 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from moerl.figures.bars import grouped_bars
 from moerl.figures.curves import band_curve, frames_axis, from_zero, ticks
 from moerl.figures.notes import SIZE, absent_panel, finish, partial_note
-from moerl.figures.style import SERIES, SPARE, paper_style, save, styles
+from moerl.figures.style import COLUMN, PAGE, SERIES, SPARE, legend_columns, paper_style, save, styles
+from moerl.study.errors import UserError
 
 NAN = float("nan")
 
@@ -34,8 +36,20 @@ def test_methods_keep_their_look_whatever_else_is_drawn() -> None:
     assert styles(["Mine", "Yours"]) == {"Mine": SPARE[0], "Yours": SPARE[1]}
     looks = [*SERIES.values(), *SPARE]
     assert len({look.colour for look in looks}) == len({look.marker for look in looks}) == len(looks)
-    with pytest.raises(ValueError, match="'m5'"):
+    with pytest.raises(UserError, match="'m5'"):
         styles(f"m{i}" for i in range(6))
+
+
+def test_a_legend_fits_its_figure() -> None:
+    labels = [*SERIES, "Top2-MoE"]
+    with paper_style():
+        assert [legend_columns(labels[:n], COLUMN) for n in (1, 3, 4)] == [1, 3, 2]  # 4: not three and one
+        assert legend_columns(labels, PAGE) == 4
+        for shown in (labels, ["a name that is about as wide as the figure is", "another"]):
+            figure = Figure((COLUMN, 2))
+            handles = [Line2D([], []) for _ in shown]
+            legend = figure.legend(handles, shown, ncols=legend_columns(shown, COLUMN))
+            assert legend.get_window_extent().width <= COLUMN * figure.dpi
 
 
 def test_bars_stand_where_and_as_high_as_they_should(ax: Axes) -> None:

@@ -170,21 +170,19 @@ def _ntk_ranks(agent: ValueAgent, kernel: Array, outputs: NetworkOutput) -> Metr
     }
 
 
-def published_outputs(module: Module, outputs: NetworkOutput) -> list[jax.Array]:
+def published_outputs(module: Module | str, outputs: NetworkOutput) -> list[jax.Array]:
     """The outputs whose Gram matrices the published code adds to the NTK (B7), as `[B, ...]` arrays.
 
     Baseline: Q-values and head input (its `hidden_act`; the penultimate ReLU is that same vector).
-    MoE: Q-values, the combined tokens twice (returned as `moe_out.values` and as `hidden_act`) and
-    the experts' hidden activations. Distributional heads: logits and probabilities as well.
+    MoE, also a custom one: Q-values, the combined tokens twice (returned as `moe_out.values` and as
+    `hidden_act`) and the experts' hidden activations. Distributional heads: logits and probabilities as well.
     What the published MoE also adds and this leaves out: the router's probabilities, top weights and
     top expert indices.
     """
     heads = [outputs.q_values]
     if outputs.logits.shape[-1] > 1:
         heads += [outputs.logits, jax.nn.softmax(outputs.logits, axis=-1)]
-    match module:
-        case Module.BASELINE:
-            return [*heads, outputs.head_input]
-        case Module.SOFTMOE | Module.TOP1:
-            tokens = outputs.head_input
-            return [*heads, tokens, tokens, outputs.hidden]
+    if module is Module.BASELINE:
+        return [*heads, outputs.head_input]
+    tokens = outputs.head_input
+    return [*heads, tokens, tokens, outputs.hidden]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from moerl.networks.counts import parameter_counts
 from moerl.statistics.latex import escape
-from moerl.study.config import config_dir, load_study, read_yaml, validate
+from moerl.study.config import config_dir, load_study, load_variants, read_yaml, validate
 from moerl.study.errors import UserError, one_of
 from moerl.study.expansion import Study
 from moerl.study.figures import AGENT_TITLES
@@ -73,7 +73,7 @@ def shared_scope() -> Scope:
     agents_file, networks_file = folder / "agents.yaml", folder / "networks.yaml"
     return Scope(
         {k: validate(AgentSpec, v, agents_file, k) for k, v in read_yaml(agents_file).items()},
-        {k: validate(NetworkSpec, v, networks_file, k) for k, v in read_yaml(networks_file).items()},
+        load_variants(networks_file),
         PAPER_ACTIONS,
     )
 

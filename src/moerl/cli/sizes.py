@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from moerl.study.errors import UserError
-from moerl.study.specs import AgentSpec, NetworkSpec
+from moerl.study.specs import AgentSpec, NetworkSpec, canonical_json, identity
 
 ACTIONS = (3, 18)
 """Fewest and most actions of any game; sizes lie on a line between them."""
@@ -62,4 +62,4 @@ def write(file: Path, cells: list[tuple[AgentSpec, NetworkSpec]]) -> None:
 
 
 def _key(agent: AgentSpec, network: NetworkSpec) -> str:
-    return f"{network.model_dump_json()} {agent.head.model_dump_json()}"
+    return f"{canonical_json(identity('network', network))} {canonical_json(identity('hyper', agent.head))}"

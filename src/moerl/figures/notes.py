@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ SIZE = 5.5  # points
 _LINE = SIZE * 1.35 / 72  # inches
 _MARGIN = 0.06  # inches
 _NAMED = 6  # runs, or bars or curves, named on the face; the table names all
+_REMARK = 30  # characters of a line inside a panel
 
 ABSENT: dict[str, Any] = {"color": MUTED, "style": "italic", "fontsize": 5.5}
 """Look of a remark inside a panel on what it does not show."""
@@ -103,6 +105,11 @@ def absent_panel(ax: Axes, reason: str) -> Axes:
 
 
 def absent_curves(ax: Axes, remarks: Sequence[str]) -> Axes:
-    """Say in a corner of a panel which curves it lacks: a line each, such as "no runs: SoftMoE"."""
-    ax.text(0.03, 0.97, "\n".join(remarks), transform=ax.transAxes, ha="left", va="top", **ABSENT)
+    """Say in a corner of a panel which curves it lacks, and why: such as "no runs: SoftMoE".
+
+    Lines are as short as the narrowest panels, and take no room from the axes.
+    """
+    lines = [line for remark in remarks for line in textwrap.wrap(remark, _REMARK, break_on_hyphens=False)]
+    text = ax.text(0.03, 0.97, "\n".join(lines), transform=ax.transAxes, ha="left", va="top", **ABSENT)
+    text.set_in_layout(False)
     return ax

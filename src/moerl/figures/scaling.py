@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from moerl.figures.bars import grouped_bars
 from moerl.figures.notes import absent_panel
-from moerl.figures.style import COLUMN, styles
+from moerl.figures.style import COLUMN, legend_columns, styles
 from moerl.study.figures import FigureSpec
 
 HEADLINE = "last"  # read-out that is drawn; the table has the others
@@ -52,5 +52,5 @@ def scaling_figure(table: pd.DataFrame, spec: FigureSpec, agents: Collection[str
         ax.set_xlabel(spec.x.label)
     drawn = next(ax for ax in axes if ax.containers)
     handles, labels = drawn.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    figure.legend(handles, labels, loc="outside upper center", ncols=legend_columns(labels, COLUMN))
     return figure

@@ -6,7 +6,7 @@ lightness, so the figures survive a greyscale printer. Widths are those of the I
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,10 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
+
+from moerl.study.errors import UserError
 
 COLUMN = 3.25  # inches: one column
 PAGE = 6.75  # inches: both columns
@@ -101,16 +104,26 @@ def styles(names: Iterable[str]) -> dict[str, SeriesStyle]:
     """The look of each series of a figure, the paper's fixed, others from `SPARE` in order.
 
     Raises:
-        ValueError: More unknown series than distinguishable looks.
+        UserError: More unknown series than distinguishable looks.
     """
     spare = iter(SPARE)
     chosen: dict[str, SeriesStyle] = {}
     for name in names:
         style = SERIES.get(name) or next(spare, None)
         if style is None:
-            raise ValueError(f"more than {len(SPARE)} series without a fixed colour; the last: {name!r}")
+            raise UserError(f"more than {len(SPARE)} series without a fixed colour; the last: {name!r}")
         chosen[name] = style
     return chosen
+
+
+def legend_columns(labels: Sequence[str], width: float) -> int:
+    """How many columns of a legend fit into `width` inches: all in one row, else evenly filled rows."""
+    size = _RC["legend.fontsize"]
+    # matplotlib's own spacing: a handle of 2 em, 0.8 em to its label, 2 em between columns.
+    widest = max(TextPath((0, 0), label, size=size).get_extents().width for label in labels) + 4.8 * size
+    fitting = max(1, int((72 * width + 2 * size) // widest))
+    rows = -(-len(labels) // fitting)
+    return -(-len(labels) // rows)
 
 
 def round_steps() -> MaxNLocator:

@@ -24,8 +24,9 @@ from pydantic import (
 
 from moerl.study.errors import ConfigError, one_of
 from moerl.study.expansion import Deviations, Study, frames_label
-from moerl.study.figures import AGENT_TITLES, ENCODER_TITLES, FigureOverride, FigureSpec, Score
+from moerl.study.figures import AGENT_TITLES, ENCODER_TITLES, FigureOverride, FigureSpec, Score, Series
 from moerl.study.games import Game, game_sets, load_games
+from moerl.study.modules import module_source
 from moerl.study.specs import (
     FRAMES_PER_STEP,
     AgentSpec,
@@ -250,14 +251,41 @@ def _agents(shared: Path, file: StudyFile, path: Path) -> dict[str, AgentSpec]:
     return agents
 
 
+def load_variants(shared: Path) -> dict[str, NetworkSpec]:
+    """The shared network variants, by name. Raises ConfigError."""
+    return {
+        name: _with_source(validate(NetworkSpec, value, shared, name), shared, name)
+        for name, value in read_yaml(shared).items()
+    }
+
+
+def _with_source(spec: NetworkSpec, file: Path, where: str) -> NetworkSpec:
+    """`spec` with its options checked and the digest of its module's source, if that is a custom one.
+
+    The module is not imported: whether it works is seen where JAX is used anyway.
+    """
+    if not spec.custom:
+        return spec
+    if spec.source is not None:
+        raise ConfigError(file, f"{where}.source", "is computed from the module's file; leave it out")
+    try:
+        found = module_source(spec.module)
+    except ValueError as error:
+        raise ConfigError(file, f"{where}.module", f"bad value {spec.module!r}: {error}") from error
+    given = validate(found.options, dict(spec.options), file, f"{where}.options")
+    options = tuple(sorted(given.model_dump(exclude_unset=True).items()))
+    return spec.model_copy(update={"options": options, "source": found.digest})
+
+
 def _variants(shared: Path, file: StudyFile, path: Path) -> dict[str, NetworkSpec]:
-    variants = {name: validate(NetworkSpec, value, shared, name) for name, value in read_yaml(shared).items()}
+    variants = load_variants(shared)
     for name in file.variants:
         if not NAME.fullmatch(name):
             raise ConfigError(path, f"variants.{name}", "lower-case letters, digits, '-' and '_' only")
         if name in variants:
             raise ConfigError(path, f"variants.{name}", f"already defined in {shared}; choose another name")
-    return variants | file.variants
+    own = {name: _with_source(spec, path, f"variants.{name}") for name, spec in file.variants.items()}
+    return variants | own
 
 
 def _figures(
@@ -327,17 +355,42 @@ def _resolve(
         title = AGENT_TITLES[override.agent]
         update["panels"] = (spec.panels[0].model_copy(update={"agent": override.agent, "title": title}),)
     encoder = str(update.get("encoder", spec.encoder))
-    update["series"] = tuple(
-        s.model_copy(update={"variants": tuple(v.format(encoder=encoder) for v in s.variants)})
-        for s in spec.series
+    _check_added(spec, override, path, f"figures.{name}.add_series")
+    update["series"] = (
+        *_series(spec.series, encoder, variants, shared, f"{name}.series"),
+        *_series(override.add_series, encoder, variants, path, f"figures.{name}.add_series"),
     )
-    resolved = spec.model_copy(update=update)
-    for i, series in enumerate(resolved.series):
-        for j, variant in enumerate(series.variants):
-            if variant not in variants:
-                here = f"{name}.series[{i}].variants[{j}]"
-                raise ConfigError(shared, here, one_of(variant, variants, "variant"))
-    return resolved
+    return spec.model_copy(update=update)
+
+
+def _series(
+    configured: tuple[Series, ...],
+    encoder: str,
+    variants: Mapping[str, NetworkSpec],
+    file: Path,
+    where: str,
+) -> tuple[Series, ...]:
+    """Series with the encoder filled in; raises ConfigError on a variant that does not exist."""
+    found = []
+    for i, series in enumerate(configured):
+        names = tuple(name.replace("{encoder}", encoder) for name in series.variants)
+        for j, name in enumerate(names):
+            if name not in variants:
+                raise ConfigError(file, f"{where}[{i}].variants[{j}]", one_of(name, variants, "variant"))
+        found.append(series.model_copy(update={"variants": names}))
+    return tuple(found)
+
+
+def _check_added(spec: FigureSpec, override: FigureOverride, path: Path, where: str) -> None:
+    """Added series have a name of their own, and as many variants as the figure's."""
+    taken, needed = [series.name for series in spec.series], len(spec.x.values) if spec.x else 1
+    for i, series in enumerate(override.add_series):
+        if series.name in taken:
+            raise ConfigError(path, f"{where}[{i}].name", f"{series.name!r} is in the figure already")
+        if len(series.variants) != needed:
+            problem = f"names {len(series.variants)} variants; a series of this figure has {needed}"
+            raise ConfigError(path, f"{where}[{i}].variants", problem)
+        taken.append(series.name)
 
 
 def _check_snapshots(file: StudyFile, path: Path, figures: Mapping[str, FigureSpec]) -> None:
@@ -403,6 +456,7 @@ def _deviations(
         if set(figure.games) != set(paper):
             shown = ", ".join(figure.games) if len(figure.games) <= 4 else f"{len(figure.games)} games"
             found.append(f"{shown} instead of the paper's {len(paper)} games")
+        found += [f"{series.name} added" for series in override.add_series]
         own[name] = tuple(found)
     for name, figure in figures.items():
         agents = {panel.agent for panel in figure.panels}

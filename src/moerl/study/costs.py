@@ -93,7 +93,7 @@ def cost(
             other.encoder is network.encoder,
             record.agent == agent,
             trained.noisy == hyper.noisy,
-            other.module is network.module,
+            other.module == network.module,
             other.expert_type is network.expert_type,
             other.tokens is network.tokens,
             record.variant == variant,

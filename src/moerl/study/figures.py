@@ -138,9 +138,14 @@ class FigureSpec(Frozen):
 
 
 class FigureOverride(Frozen):
-    """What a study may change in a figure: encoder, score, games, or the agent of a single-panel figure."""
+    """What a study may change in a figure: encoder, score, games, or the agent of a single-panel figure.
+
+    And it may add series of its own.
+    """
 
     encoder: Encoder | None = None
     score: Score | None = None
     agent: AgentName | None = None
     games: str | tuple[str, ...] | None = None
+    add_series: tuple[Series, ...] = ()
+    """Drawn after the figure's own, with as many variants as they have."""
