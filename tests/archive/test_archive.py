@@ -38,6 +38,8 @@ def publish(study: Study, run: Run, results: Path) -> None:
     returns = pd.read_parquet(folder / "returns.parquet")
     losses = returns[["iteration", "frame"]].assign(gradient_steps=returns["frame"] // 16, mean_loss=0.1)
     losses.to_parquet(folder / "losses.parquet", index=False)
+    timing = returns[["iteration", "frame"]].assign(wall_seconds=returns["frame"] / 1e4)
+    timing.to_parquet(folder / "timing.parquet", index=False)
     names = ("returns.parquet", "losses.parquet")
     spec = study.train_spec(run.cell)
     manifest = {
@@ -112,7 +114,7 @@ def test_what_is_restored_gives_the_same_tables_and_the_same_archive(
     mine = tmp_path / "results"
     manifest, written = restore(study, mine, archive)
     assert len(manifest.runs) == 6
-    assert written == 6 * (3 + 1) + 1  # returns, losses, manifest, analysis; and the record of the import
+    assert written == 6 * (4 + 1) + 1  # returns, losses, timing, manifest, analysis; the record of the import
     assert len({path.stat().st_mtime_ns for path in mine.rglob("*") if path.is_file()}) == 1
     make(study, mine)
     before, after = tree(results), tree(mine)
@@ -125,7 +127,7 @@ def test_what_is_restored_gives_the_same_tables_and_the_same_archive(
     assert tree(mine) == after
 
 
-def test_an_archive_holds_no_host_no_time_and_what_defines_the_study(
+def test_an_archive_holds_no_host_and_what_defines_the_study(
     exported: tuple[Study, Path, Path],
 ) -> None:
     study, _, archive = exported

@@ -41,7 +41,10 @@ _RUN_TABLES: dict[str, Kind] = {
     "returns.parquet": "returns",
     "evaluations.parquet": "evaluations",
     "losses.parquet": "losses",
+    "timing.parquet": "timing",
 }
+NOT_IN_RUN_MANIFEST = ("timing.parquet",)
+"""Tables of a run whose checksums its own manifest does not have, because they differ between repeats."""
 _FIGURE_TABLES: dict[str, Kind] = {"bars": "bars", "curves": "curves", "analysis": "analysis grid"}
 
 

@@ -21,6 +21,7 @@ Kind = Literal[
     "returns",
     "evaluations",
     "losses",
+    "timing",
     "analysis",
     "scores",
     "left out",
@@ -37,6 +38,8 @@ class Column(NamedTuple):
     holds: Literal["integer", "number", "text"]
     unit: str
     meaning: str
+    optional: bool = False
+    """Whether a table of the kind may be without it."""
 
 
 _AGENT = Column("text", "", "learning algorithm, as in config/agents.yaml")
@@ -86,6 +89,11 @@ COLUMNS: dict[Kind, dict[str, Column]] = {
             "number", "", "mean training loss of the iteration's updates; none if none was done"
         ),
     },
+    "timing": {
+        "iteration": _ITERATION,
+        "frame": _FRAME,
+        "wall_seconds": Column("number", "seconds", "time trained so far, interruptions left out"),
+    },
     "analysis": {
         "iteration": _ITERATION,
         "frame": _FRAME,
@@ -95,7 +103,7 @@ COLUMNS: dict[Kind, dict[str, Column]] = {
     "scores": {
         "panel": _PANEL,
         "series": _SERIES,
-        "x": Column("integer", "that of the figure's x axis", "place on the scaling axis; none without one"),
+        "x": Column("number", "that of the figure's x axis", "place on the scaling axis; none without one"),
         "agent": _AGENT,
         "variant": _VARIANT,
         "game": _GAME,
@@ -122,7 +130,7 @@ COLUMNS: dict[Kind, dict[str, Column]] = {
     "bars": {
         "panel": _PANEL,
         "series": _SERIES,
-        "x": Column("integer", "that of the figure's x axis", "place on the scaling axis"),
+        "x": Column("number", "that of the figure's x axis", "place on the scaling axis"),
         "readout": Column("text", "", "iterations that are averaged per run: last, last_5 or early"),
         "frame": _NOMINAL,
         "iqm": Column(
@@ -169,18 +177,13 @@ COLUMNS: dict[Kind, dict[str, Column]] = {
     "hyper-parameters": {
         NAME_COLUMN: Column("text", "", "hyper-parameter, as the paper names it"),
         **{
-            title: Column(
-                "text", "as the paper prints it", f"value used for {title}; absent if not in the table"
-            )
+            title: Column("text", "as the paper prints it", f"value used for {title}", optional=True)
             for title in (*AGENT_TITLES.values(), *ENCODER_TITLES.values())
         },
         DISAGREES: Column("text", "", "how the values used differ from those the paper prints, and why"),
     },
 }
 """Kind of table → its columns, in order."""
-
-_OPTIONAL: frozenset[Kind] = frozenset({"hyper-parameters"})
-"""Kinds that hold some of their columns only."""
 
 _ALL = ("text", "number", "integer")
 _INTEGER = re.compile(r"-?[0-9]+")
@@ -190,9 +193,11 @@ def dictionary_csv() -> str:
     """The data dictionary as CSV: a row for each column of each kind of table."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(("table", "column", "holds", "unit", "meaning"))
+    writer.writerow(("table", "column", "holds", "unit", "meaning", "always_there"))
     writer.writerows(
-        (kind, name, *column) for kind, columns in COLUMNS.items() for name, column in columns.items()
+        (kind, name, c.holds, c.unit, c.meaning, "no" if c.optional else "yes")
+        for kind, columns in COLUMNS.items()
+        for name, c in columns.items()
     )
     return file.getvalue()
 
@@ -216,7 +221,7 @@ def check_table(name: str, data: bytes, kind: Kind) -> None:
     if extra := [column for column in found if column not in expected]:
         allowed = ", ".join(expected)
         raise UserError(f"{name}: column {extra[0]!r} is not in the data dictionary of {kind} ({allowed})")
-    if kind not in _OPTIONAL and (absent := [column for column in expected if column not in found]):
+    if absent := [name for name, column in expected.items() if not column.optional and name not in found]:
         raise UserError(f"{name}: lacks the column {absent[0]!r} of {kind} (has: {', '.join(found)})")
     for column, holds in found.items():
         if expected[column].holds not in holds:
@@ -251,7 +256,7 @@ def _is_number(text: str) -> bool:
 
 def _holds(kind: pa.DataType) -> tuple[str, ...]:
     if pa.types.is_integer(kind):
-        return ("integer",)
+        return ("integer", "number")
     if pa.types.is_floating(kind):
         return ("number",)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):

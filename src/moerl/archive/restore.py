@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from moerl.archive.contents import (
     MANIFEST,
+    NOT_IN_RUN_MANIFEST,
     RUN_MANIFEST,
     Manifest,
     entry,
@@ -176,7 +177,10 @@ def _check_run(archive: Path, study: Study, run: Run, digest: str, files: dict[s
     if manifest.get(ARCHIVED) is not True or manifest.get("seed") != run.seed:
         raise UserError(f"{archive}: {where}: not the manifest of an archived run of seed {run.seed}")
     for name, kind in run_files(study, run).items():
-        if kind is not None and entry(files[name]).sha256 != digests.get(PurePosixPath(name).name):
+        own = PurePosixPath(name).name
+        if kind is None or own in NOT_IN_RUN_MANIFEST:
+            continue
+        if entry(files[name]).sha256 != digests.get(own):
             raise UserError(f"{archive}: {name}: checksum differs from the one in {where}")
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from moerl.figures.curves import band_curve, frames_axis, from_zero, ticks
 from moerl.figures.notes import absent_curves, absent_panel
 from moerl.figures.published import published_curve
-from moerl.figures.style import COLUMN, NO_RUNS, PAGE, SeriesStyle, styles
+from moerl.figures.style import COLUMN, NO_RUNS, PAGE, SeriesStyle, legend_columns, styles
 from moerl.study.figures import NO_EPISODE, FigureSpec
 
 _WIDE = 2.0  # inches: height of a row of one or two panels
@@ -67,7 +67,7 @@ def learning_figure(
         entries.values(),
         entries.keys(),
         loc="outside upper center",
-        ncols=min(len(entries), 2 if columns == 1 else 6),
+        ncols=legend_columns(list(entries), COLUMN if columns == 1 else PAGE),
     )
     return figure
 

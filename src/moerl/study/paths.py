@@ -24,8 +24,8 @@ RETURNS: dict[Score, str] = {
 }
 """Where a run's returns of each kind stand, in equal columns; evaluations only in a study that has them."""
 
-NOT_ARCHIVED = ("timing.parquet", "actions.safetensors", "resume.safetensors")
-"""Files of a run that no archive of results has (`moerl export`): wall-clock, and where training goes on."""
+NOT_ARCHIVED = ("actions.safetensors", "resume.safetensors")
+"""Files of a run that no archive of results has (`moerl export`): large, and there to go on training from."""
 
 
 def files_of_run(study: Study) -> tuple[str, ...]:
