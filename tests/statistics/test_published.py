@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 from synthetic_study import load
 
+from moerl.cli.reference_files import fetch
 from moerl.statistics.published import COLUMNS, read_published
-from moerl.statistics.reference_files import fetch
 from moerl.statistics.reference_stage import evened, reference_scores, run
 from moerl.statistics.tables import CURVE_COLUMNS, curve_row
 from moerl.study.config import load_study

@@ -14,7 +14,7 @@ rule fetch_reference:
         CONDA
     params:
         **WHERE,
-        code=closure_digest("moerl.statistics.reference_files"),
+        code=closure_digest("moerl.cli.reference_files"),
         wanted=lambda wc: reference_files(),
     message:
         "Fetching published returns"

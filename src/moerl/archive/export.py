@@ -143,9 +143,8 @@ def _run(study: Study, run: Run, folder: Path) -> dict[str, bytes]:
             continue
         path = folder / Path(name).name
         data = found[name] = _read(path)
-        if path.name not in NOT_IN_RUN_MANIFEST and hashlib.sha256(data).hexdigest() != digests.get(
-            path.name
-        ):
+        digest = hashlib.sha256(data).hexdigest()
+        if path.name not in NOT_IN_RUN_MANIFEST and digest != digests.get(path.name):
             raise UserError(f"{path}: checksum differs from the run's {RUN_MANIFEST}; the file was changed")
         check_table(str(path), data, kind)
     return found

@@ -153,7 +153,7 @@ def figure(figure: str, study_path: Path, results: Path, allow_partial: bool, re
 @click.option("--from", "folder", type=_FILE, help="Take the files from this folder: nothing is downloaded.")
 def fetch_reference(study_path: Path, results: Path, folder: Path | None) -> None:
     """Fetch the returns that Dopamine's authors published, for the figures of a study; checksums are kept."""
-    from moerl.statistics.reference_files import fetch
+    from moerl.cli.reference_files import fetch
 
     fetch(load_study(study_path), results, folder)
 
