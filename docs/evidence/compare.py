@@ -13,29 +13,17 @@ published runs widened by one standard deviation, and how many standard deviatio
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 import pandas as pd
 
-PUBLISHED_AGENTS = {"dqn": "DQN"}
-"""Ours → theirs. Their "Rainbow" is not the full one."""
+from moerl.statistics.published import read_published
+from moerl.study.errors import UserError
+from moerl.study.reference import AGENTS
+from moerl.study.specs import Encoder
 
-
-def published(folder: Path, encoder: str, agent: str, games: list[str]) -> pd.DataFrame:
-    """Published returns with columns game, iteration, mean_return. Raises FileNotFoundError."""
-    tables = sorted(folder.glob("*.csv*"))
-    if tables:
-        table = pd.read_csv(tables[0])
-        chosen = (table["encoder"] == encoder) & (table["agent"] == agent) & table["game"].isin(games)
-        return table.loc[chosen, ["game", "iteration", "mean_return"]]
-    suffix = {"cnn": "CNN", "impala": "Impala"}[encoder]
-    rows = []
-    for game in games:
-        entries = json.loads((folder / f"{game.lower()}_{suffix}.json").read_text(encoding="utf-8"))
-        rows += [(game, e["Iteration"], e["Value"]) for e in entries if e["Agent"] == agent]
-    return pd.DataFrame(rows, columns=["game", "iteration", "mean_return"])
+COMPARABLE = ("dqn",)  # their Rainbow is not the full one
 
 
 def ours(results: Path, agent: str, variant: str) -> pd.DataFrame:
@@ -84,16 +72,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("results", type=Path, help="results folder of a study")
     parser.add_argument("--published", type=Path, required=True)
-    parser.add_argument("--agent", choices=PUBLISHED_AGENTS, default="dqn")
+    parser.add_argument("--agent", choices=COMPARABLE, default="dqn")
     parser.add_argument("--variant", default="cnn-baseline")
     arguments = parser.parse_args()
-    name = PUBLISHED_AGENTS[arguments.agent]
     try:
         mine = ours(arguments.results, arguments.agent, arguments.variant)
-        encoder = arguments.variant.split("-")[0]
-        theirs = published(arguments.published, encoder, name, sorted(mine["game"].unique()))
-        table = compare(mine, theirs)
-    except FileNotFoundError as error:
+        encoder = Encoder(arguments.variant.split("-")[0])
+        theirs = read_published(arguments.published, encoder, sorted(mine["game"].unique()))
+        table = compare(mine, theirs[theirs["agent"] == AGENTS[arguments.agent]])
+    except (FileNotFoundError, UserError) as error:
         print(f"compare: {error}", file=sys.stderr)
         return 2
     print(markdown(table))

@@ -19,6 +19,7 @@ from moerl.study.errors import UserError
 from moerl.study.expansion import Study
 from moerl.study.figures import FigureSpec
 from moerl.study.paths import figure_files, run_dir, scores_file, table_files
+from moerl.study.reference import SERIES, curves_file
 
 PER_AGENT = {"figures": "{fig07: {}}", "agents": "{dqn: {}, rainbow: {}}"}
 PER_GAME = {"figures": "{learning: {games: [Pong, AirRaid, Breakout]}}"}
@@ -103,6 +104,34 @@ def test_missing_runs_are_refused_or_named(make_study: Callable[..., Study], tmp
     with pytest.raises(UserError, match="lacks runs"):
         stage.run(study, "learning", tmp_path)
     assert panel_texts(study, "learning", rows) == [["no runs"], [], []]
+
+
+def test_published_runs_are_drawn_where_asked_for(
+    per_agent: tuple[Study, pd.DataFrame], tmp_path: Path
+) -> None:
+    study, ours = per_agent
+    with pytest.raises(UserError, match=r"reference/fig07\.csv: does not exist"):
+        stage.run(study, "fig07", tmp_path, reference=True)
+    theirs = ours[(ours["series"] == "Baseline") & (ours["panel"] == "Rainbow")].assign(series=SERIES)
+    path = curves_file(tmp_path, "fig07")
+    path.parent.mkdir()
+    theirs.to_csv(path, index=False)
+    files = figure_files(tmp_path, "fig07")
+    stage.run(study, "fig07", tmp_path)
+    without = [file.read_bytes() for file in files]
+    assert SERIES not in files[2].read_text()
+    stage.run(study, "fig07", tmp_path, reference=True)
+    face = files[2].read_text()
+    assert face.count(f"<!-- {SERIES} -->") == 1  # in the legend
+    assert "whose Rainbow has no double" in face
+    stage.run(study, "fig07", tmp_path)
+    assert [file.read_bytes() for file in files] == without
+    with paper_style():
+        drawn = learning_figure(ours, study.figure("fig07"), study.agents, theirs)
+    lines = [line for ax in drawn.axes for line in ax.lines if line.get_label() == SERIES]
+    assert [(line.axes.get_title(), line.get_ydata().tolist()) for line in lines if line.axes] == [
+        ("Rainbow", theirs["value"].tolist())
+    ]
 
 
 def panel_texts(study: Study, figure: str, rows: pd.DataFrame) -> list[list[str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import re
 import time
 from pathlib import Path
@@ -183,6 +185,43 @@ def test_a_table_that_cannot_be_filled_says_so_in_one_line(clone: Project) -> No
         "is no table of them"
     ]
     assert "Traceback" not in done.stderr
+
+
+def test_published_runs_are_fetched_aggregated_and_shown_where_asked_for(
+    clone: Project, tmp_path: Path
+) -> None:
+    study = {
+        "name": "long",
+        "agents": {"dqn": {}},
+        "figures": {"fig07": {}, "fig01": {}},
+        "games": {"games20": ["Pong"]},
+        "seeds": [0],
+        "seeds_per_job": 1,
+        "iteration_frames": "1M",
+        "milestones": {"short": "1M", "full": "2M"},
+        "snapshot_every": 0,
+    }
+    clone.write("config/studies/long.yaml", study)
+    command = ("--configfile", "config/studies/long.yaml")
+    assert "reference_table" not in dry_run(clone, "fig07", *command)
+    asked = dry_run(clone, "fig07", "fig01", *command, "--config", f"reference={tmp_path}")
+    assert (asked["fetch_reference"], asked["reference_table"], asked["figure"]) == (1, 1, 2)
+    published = [
+        {"Agent": "DQN", "Iteration": iteration, "Value": 10.0 * iteration - 20.0} for iteration in (0, 1, 2)
+    ]
+    (tmp_path / "pong_CNN.json").write_text(json.dumps(published))
+    done = clone.run("snakemake", "reference", "--cores", "1", *command, "--config", f"reference={tmp_path}")
+    assert done.returncode == 0, done.stderr + clone.logs()
+    with (clone.root / "results/long/reference/fig07.csv").open(newline="") as file:
+        points = [(row["panel"], row["frame"], float(row["value"])) for row in csv.DictReader(file)]
+    low, high = -20.7, 14.6  # random and human score of Pong
+    assert points == [
+        ("DQN", "1000000", pytest.approx((-20.0 - low) / (high - low))),
+        ("DQN", "2000000", pytest.approx((-10.0 - low) / (high - low))),
+    ]
+    done = clone.run("snakemake", "reference", "--dry-run")
+    assert done.returncode == 2
+    assert "demo.yaml: no figure that published runs can be drawn in" in done.stderr
 
 
 def test_rules_files_are_the_stages_of_the_table_of_contents() -> None:

@@ -28,6 +28,13 @@ from moerl.study.paths import (
     tokens_file,
     train_log,
 )
+from moerl.study.reference import (
+    can_stand_in,
+    curves_file,
+    figures_with_reference,
+    returns_file,
+    wanted_games,
+)
 from moerl.study.specs import canonical_json
 from moerl.study.standing import Standing, unfinished
 from moerl.study.tables import agent_defaults, load_tables, made_tables, shown_columns
@@ -55,7 +62,7 @@ def study_file():
 
 def check_settings():
     """Refuse a misspelt `--config` setting: a `allow_partal=1` would train everything instead."""
-    known = ("gpu", "gpu_model", "margin_seconds", "allow_partial")
+    known = ("gpu", "gpu_model", "margin_seconds", "allow_partial", "reference")
     for key in workflow.config_settings.config:
         if key not in known:
             fail(f"--config: {one_of(key, known, 'setting')}")
@@ -69,6 +76,18 @@ def partial_allowed():
             f"--config allow_partial: bad value {given!r} (allowed: 1, 0, true, false)"
         )
     return str(given).lower() in ("1", "true")
+
+
+def reference_folder():
+    """Whether figures show published runs (`--config reference=1`, or =FOLDER with the files), and that folder."""
+    given = str(config.get("reference", 0))
+    if given.lower() in ("0", "1", "false", "true"):
+        return given.lower() in ("1", "true"), ""
+    if not Path(given).is_dir():
+        fail(
+            f"--config reference: {given!r} is no folder (allowed: 1 to download, 0, or a folder with the files)"
+        )
+    return True, given
 
 
 def gpu_resources():
@@ -94,6 +113,7 @@ GPU = gpu_resources()
 # Then there are no training jobs, and what is not finished is left out by name.
 ALLOW_PARTIAL = partial_allowed()
 PARTIAL_OPTION = "--allow-partial" if ALLOW_PARTIAL else ""
+SHOW_REFERENCE, REFERENCE_FOLDER = reference_folder()
 STANDING = Standing(study, RESULTS, STATE)
 
 # What `snakemake --sdm conda` runs jobs in, as seen from this folder; without that option it decides nothing. Not a
@@ -109,6 +129,7 @@ MARGIN_SECONDS = config.get("margin_seconds", 120) if workflow.remote_exec else 
 SOURCE = Path(find_spec("moerl").origin).parents[1]
 shell.prefix(
     "set -euo pipefail; MARGIN_SECONDS={MARGIN_SECONDS}; PARTIAL_OPTION={PARTIAL_OPTION};"
+    " REFERENCE_FOLDER={REFERENCE_FOLDER:q};"
     " export PYTHONPATH={SOURCE:q}${{PYTHONPATH:+:$PYTHONPATH}}; "
 )
 
@@ -252,9 +273,38 @@ def finished_folder(run):
     return found or run_dir(RESULTS, run)
 
 
+def check_imported(runs):
+    """Refuse imported runs of another spec: Snakemake has no record of their training and would keep them."""
+    for run in runs:
+        if STANDING.archived(run) and (why := STANDING.outdated(run)):
+            fail(
+                f"{run_dir(RESULTS, run)}: came from an archive, and does not fit {STUDY_FILE} now: {why};"
+                " undo the change, or delete this folder to train the run"
+            )
+
+
 def products(figure):
     """What a user gets for naming a figure: the figure, and always the numbers it plots."""
     return [*figure_files(RESULTS, figure), *table_files(RESULTS, figure)]
+
+
+def shows_reference(figure):
+    """Whether published runs are drawn in a figure: it was asked for, and they can be."""
+    return SHOW_REFERENCE and can_stand_in(study, study.figures[figure])
+
+
+def reference_of(wildcards):
+    """The published curves of a figure that shows them."""
+    name = wildcards.figure
+    return [curves_file(RESULTS, name)] if shows_reference(name) else []
+
+
+def reference_files():
+    """The games and encoders whose published returns the study's figures can show, as canonical JSON."""
+    try:
+        return canonical_json(wanted_games(study))
+    except UserError as error:
+        fail(error)
 
 
 def paper_table(name):
@@ -270,6 +320,8 @@ def returns_of(wildcards):
     """The training or evaluation returns of every run of a figure, but for those left out."""
     figure = study.figures[wildcards.figure]
     without = left_out(wildcards.figure)
+    if not ALLOW_PARTIAL:
+        check_imported(study.figure_runs(figure))
     return [
         finished_folder(run) / RETURNS[figure.score]
         for run in study.figure_runs(figure)

@@ -1,9 +1,10 @@
-# Figures are drawn from their table alone.
+# Figures are drawn from their table alone, and from that of published runs where it is asked for.
 
 
 rule figure:
     input:
         table_files(RESULTS, "{figure}")[0],
+        reference_of,
     output:
         *figure_files(RESULTS, "{figure}"),
     log:
@@ -20,8 +21,9 @@ rule figure:
         **WHERE,
         code=closure_digest("moerl.figures.stage"),
         drawn=lambda wc: drawn(wc.figure),
+        reference=lambda wc: "--reference" if shows_reference(wc.figure) else "",
     message:
         "Drawing {wildcards.figure}"
     shell:
         "moerl figure {wildcards.figure} --study {params.study:q} --results {params.results}"
-        " $PARTIAL_OPTION > {log} 2>&1"
+        " $PARTIAL_OPTION {params.reference} > {log} 2>&1"

@@ -49,12 +49,17 @@ TYPES = {
 def token_table(agent: ValueAgent, taken: Snapshot) -> pd.DataFrame:
     """Columns `TYPES` of the first `ANALYSED_STATES` states of a snapshot; no rows for a baseline."""
     if agent.network.tokens is None:
-        return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in TYPES.items()})
+        return no_tokens()
     states = taken.batches[0].state
     routing = network_outputs(agent, taken.params, states).routing
     newest = np.asarray(states[:ANALYSED_STATES, -1])
     first: Routing = jax.tree.map(lambda x: x[:ANALYSED_STATES], jax.device_get(routing))
     return routed_tokens(agent.network, first, newest)
+
+
+def no_tokens() -> pd.DataFrame:
+    """Columns `TYPES` without a row."""
+    return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in TYPES.items()})
 
 
 def routed_tokens(network: NetworkSpec, routing: Routing, frames: Pixels) -> pd.DataFrame:

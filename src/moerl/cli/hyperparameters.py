@@ -12,10 +12,17 @@ from moerl.statistics.latex import tabular
 from moerl.study.expansion import Study
 from moerl.study.paths import spec_table_files
 from moerl.study.specs import Encoder
-from moerl.study.tables import TableRow, TableSpec, Value, agent_defaults, find_table, shown_columns
+from moerl.study.tables import (
+    DISAGREES,
+    NAME_COLUMN,
+    TableRow,
+    TableSpec,
+    Value,
+    agent_defaults,
+    find_table,
+    shown_columns,
+)
 from moerl.training.statefile import write_atomic
-
-DISAGREES = "Where the published table and the code disagree"
 
 
 def write_table(study: Study, name: str, results: Path) -> None:
@@ -23,7 +30,7 @@ def write_table(study: Study, name: str, results: Path) -> None:
     table = find_table(study, name)
     columns = shown_columns(study, name, table)
     rows = [table_row(study, table, row, columns) for row in table.rows]
-    header = ["Hyper-parameter", *(table.heading(column) for column in columns), DISAGREES]
+    header = [NAME_COLUMN, *(table.heading(column) for column in columns), DISAGREES]
     absent = [table.heading(column) for column in table.columns if column not in columns]
     remarks = [f"Not in this study: {', '.join(absent)}."] if absent else []
     headline = f"{name} of the study {study.name}: {table.title}"

@@ -140,11 +140,34 @@ def table(figure: str, study_path: Path, results: Path, allow_partial: bool) -> 
 @_study_option
 @_results_option
 @_partial_option
-def figure(figure: str, study_path: Path, results: Path, allow_partial: bool) -> None:
+@click.option("--reference", is_flag=True, help="Draw published runs too (see `moerl reference`).")
+def figure(figure: str, study_path: Path, results: Path, allow_partial: bool, reference: bool) -> None:
     """Draw one figure from its table (PDF, PNG, SVG)."""
     from moerl.figures import stage
 
-    stage.run(load_study(study_path), figure, results, allow_partial=allow_partial)
+    stage.run(load_study(study_path), figure, results, allow_partial, reference)
+
+
+@cli.command("fetch-reference")
+@_study_option
+@_results_option
+@click.option("--from", "folder", type=_FILE, help="Take the files from this folder: nothing is downloaded.")
+def fetch_reference(study_path: Path, results: Path, folder: Path | None) -> None:
+    """Fetch the returns that Dopamine's authors published, for the figures of a study; checksums are kept."""
+    from moerl.cli.reference_files import fetch
+
+    fetch(load_study(study_path), results, folder)
+
+
+@cli.command()
+@click.argument("figure")
+@_study_option
+@_results_option
+def reference(figure: str, study_path: Path, results: Path) -> None:
+    """Aggregate published runs as the curves of one figure; `fetch-reference` first."""
+    from moerl.statistics import reference_stage
+
+    reference_stage.run(load_study(study_path), figure, results)
 
 
 @cli.command()
@@ -238,6 +261,32 @@ def status(
 
 
 @cli.command()
+@click.argument("figures", nargs=-1)
+@_look_study_option
+@_look_results_option
+@_look_state_option
+@click.option("--logdir", type=_FILE, help="Folder of the event files. Default: tensorboard/<study>.")
+@click.option("--watch", is_flag=True, help="Go on until every run is done.")
+@click.option("--every", default=30.0, show_default=True, help="Seconds between two looks of --watch.")
+def tensorboard(
+    figures: tuple[str, ...],
+    study_path: Path,
+    results: Path | None,
+    state: Path | None,
+    logdir: Path | None,
+    watch: bool,
+    every: float,
+) -> None:
+    """Mirror returns and losses, of finished and running runs, to event files for TensorBoard."""
+    from moerl.cli import tensorboard as stage
+    from moerl.study.standing import Standing
+
+    study = load_study(study_path)
+    standing = Standing(study, results or Path("results") / study.name, state or Path("state") / study.name)
+    stage.run(standing, figures, logdir or Path("tensorboard") / study.name, every if watch else None)
+
+
+@cli.command()
 @_look_study_option
 @_look_results_option
 @_json_option
@@ -265,6 +314,43 @@ def manifest(study_path: Path, results: Path) -> None:
     from moerl.cli.manifest import write_manifest
 
     write_manifest(load_study(study_path), results)
+
+
+@cli.command()
+@click.argument("archive", type=_FILE)
+@_look_study_option
+@_look_results_option
+@_look_state_option
+@_partial_option
+def export(
+    archive: Path, study_path: Path, results: Path | None, state: Path | None, allow_partial: bool
+) -> None:
+    """Write a study's results to one zip file, to be shared: tables, data dictionary, checksums."""
+    from moerl.archive.export import export as write
+    from moerl.study.standing import Standing
+
+    study = load_study(study_path)
+    standing = Standing(study, results or Path("results") / study.name, state or Path("state") / study.name)
+    manifest = write(standing, archive, allow_partial)
+    click.echo(f"{archive}: {len(manifest.runs)} runs, {len(manifest.files)} files")
+    for text in manifest.left_out:
+        click.echo(f"left out: {text}")
+
+
+@cli.command("import")
+@click.argument("archive", type=_FILE)
+@_look_study_option
+@_look_results_option
+def import_archive(archive: Path, study_path: Path, results: Path | None) -> None:
+    """Verify an archive of results and restore it: figures are then made without training."""
+    from moerl.archive.restore import restore
+
+    study = load_study(study_path)
+    folder = results or Path("results") / study.name
+    manifest, written = restore(study, folder, archive)
+    click.echo(f"{folder}: {len(manifest.runs)} runs of {archive}, {written} files written")
+    for text in manifest.left_out:
+        click.echo(f"not in the archive: {text}")
 
 
 @cli.command()

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from moerl.figures.curves import band_curve, frames_axis, from_zero, ticks
 from moerl.figures.notes import absent_curves, absent_panel
-from moerl.figures.style import COLUMN, NO_RUNS, PAGE, SeriesStyle, styles
+from moerl.figures.published import published_curve
+from moerl.figures.style import COLUMN, NO_RUNS, PAGE, SeriesStyle, legend_columns, styles
 from moerl.study.figures import NO_EPISODE, FigureSpec
 
 _WIDE = 2.0  # inches: height of a row of one or two panels
@@ -19,13 +20,16 @@ _NARROW = 1.3  # inches: height of a row of a grid
 _LABELS = {"iqm": "IQM Human\nNormalized Score", "return": "Mean Return"}
 
 
-def learning_figure(table: pd.DataFrame, spec: FigureSpec, agents: Collection[str]) -> Figure:
+def learning_figure(
+    table: pd.DataFrame, spec: FigureSpec, agents: Collection[str], published: pd.DataFrame | None = None
+) -> Figure:
     """Draw a curves figure from its table (the figure's CSV).
 
     Args:
         table: The figure's CSV.
         spec: The figure.
         agents: Agents the study trains; the panel of any other says that it is not in the study.
+        published: Rows of `reference/<figure>.csv`, drawn beside ours; None: nothing is.
     """
     assert spec.measure is not None
     absent = [panel.title for panel in spec.panels if panel.agent not in agents]
@@ -44,7 +48,9 @@ def learning_figure(table: pd.DataFrame, spec: FigureSpec, agents: Collection[st
             absent_panel(ax, "not in this study" if title in absent else _why_empty(mine))
             continue
         panel_curves(ax, points, looks, unit)
-        if spec.measure == "iqm" and points["value"].min() >= 0:
+        theirs = points.iloc[:0] if published is None else published[published["panel"] == title]
+        published_curve(ax, theirs, unit)
+        if spec.measure == "iqm" and min(*points["value"], *theirs["value"].dropna(), 0) >= 0:
             from_zero(ax)
         ticks(ax, table["frame"].max() / unit)
         _say_absent(ax, mine, list(looks))
@@ -54,10 +60,14 @@ def learning_figure(table: pd.DataFrame, spec: FigureSpec, agents: Collection[st
             ax.set_ylabel(_LABELS[spec.measure])
     for ax in axes[len(titles) :]:
         ax.remove()
-    drawn = next(ax for ax in axes if ax.lines)
-    handles, labels = drawn.get_legend_handles_labels()
+    entries = {
+        label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
     figure.legend(
-        handles, labels, loc="outside upper center", ncols=min(len(labels), 3 if columns == 1 else 6)
+        entries.values(),
+        entries.keys(),
+        loc="outside upper center",
+        ncols=legend_columns(list(entries), COLUMN if columns == 1 else PAGE),
     )
     return figure
 

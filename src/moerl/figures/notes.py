@@ -68,10 +68,10 @@ def _listed(names: Sequence[str], room: int) -> str:
     return f"{', '.join(names[:room])} and {len(names) - room} more"
 
 
-def finish(figure: Figure, reduced: str | None, partial: str | None) -> None:
+def finish(figure: Figure, reduced: str | None, partial: str | None, published: str | None = None) -> None:
     """Write the notes below everything else, on space added for them, and lay the figure out."""
     width, height = figure.get_size_inches()
-    blocks = [(partial, WARNING), (reduced, MUTED)]
+    blocks = [(partial, WARNING), (published, MUTED), (reduced, MUTED)]
     lines = [(line, colour) for text, colour in blocks if text for line in wrap(text, width - 2 * _MARGIN)]
     foot = _MARGIN + len(lines) * _LINE if lines else 0.0
     figure.set_size_inches(width, height + foot)

@@ -9,27 +9,32 @@ import pandas as pd
 from moerl.figures.analysis_grid import analysis_figure
 from moerl.figures.learning import learning_figure
 from moerl.figures.notes import finish, partial_note, reduced_note
+from moerl.figures.published import published_note
 from moerl.figures.routing import routing_figure
 from moerl.figures.scaling import scaling_figure
 from moerl.figures.style import paper_style, save
 from moerl.study.errors import UserError
 from moerl.study.expansion import Study
 from moerl.study.paths import figure_files, table_files
+from moerl.study.reference import can_stand_in, curves_file
 
 _TEXT = ("missing_runs", "games_left_out", "games_without_runs", "n_seeds", "pixels")
 
 
-def run(study: Study, figure_name: str, results: Path, allow_partial: bool = False) -> None:
+def run(
+    study: Study, figure_name: str, results: Path, allow_partial: bool = False, reference: bool = False
+) -> None:
     """Write `figures/<figure>.pdf`, `.png` and `.svg`.
+
+    With `reference`, published runs (`reference/<figure>.csv`) are drawn too where the figure has a place.
 
     Raises:
         UserError: The table lacks runs (unless `allow_partial`: then the figure says so on its face).
     """
     spec = study.figure(figure_name)
     source = table_files(results, figure_name)[0]
-    if not source.is_file():
-        raise UserError(f"{source}: does not exist; the figure is drawn from it, make the table first")
-    table = pd.read_csv(source, dtype=dict.fromkeys(_TEXT, str))
+    table = _read(source)
+    published = _read(curves_file(results, figure_name)) if reference and can_stand_in(study, spec) else None
     left_out = runs_left_out(table)
     if left_out and not allow_partial:
         run, why = next(iter(left_out.items()))
@@ -40,13 +45,20 @@ def run(study: Study, figure_name: str, results: Path, allow_partial: bool = Fal
             case "bars":
                 figure = scaling_figure(table, spec, study.agents)
             case "curves":
-                figure = learning_figure(table, spec, study.agents)
+                figure = learning_figure(table, spec, study.agents, published)
             case "analysis":
                 figure = analysis_figure(table, spec)
             case "routing":
                 figure = routing_figure(table, spec)
-        finish(figure, reduced_note(study, figure_name), partial)
+        note = published_note(spec) if published is not None else None
+        finish(figure, reduced_note(study, figure_name), partial, note)
         save(figure, figure_files(results, figure_name))
+
+
+def _read(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise UserError(f"{path}: does not exist; the figure is drawn from it, make the table first")
+    return pd.read_csv(path, dtype=dict.fromkeys(_TEXT, str))
 
 
 def runs_left_out(table: pd.DataFrame) -> dict[str, str]:

@@ -55,7 +55,7 @@ def read_returns(path: Path, iterations: int) -> pd.DataFrame:
         UserError: Not exactly the iterations 0 … `iterations` - 1, or a return that is not finite although
             episodes ended.
     """
-    table = _read(path, RETURN_COLUMNS)
+    table = read_table(path, RETURN_COLUMNS)
     found = table["iteration"].to_numpy()
     if not np.array_equal(found, np.arange(iterations)):
         raise UserError(
@@ -73,7 +73,7 @@ def read_analysis(path: Path, metrics: list[str]) -> pd.DataFrame:
     Raises:
         UserError: A metric is absent, or a value is not finite.
     """
-    table = _read(path, ANALYSIS_COLUMNS)
+    table = read_table(path, ANALYSIS_COLUMNS)
     for metric in metrics:
         if not (table["metric"] == metric).any():
             known = ", ".join(sorted(table["metric"].unique()))
@@ -94,7 +94,7 @@ def read_tokens(path: Path, snapshot: int | None, state: int) -> pd.DataFrame:
     Raises:
         UserError: There is no such snapshot or state, or a token has no place in the frame.
     """
-    table = _read(path, TOKEN_COLUMNS)
+    table = read_table(path, TOKEN_COLUMNS)
     iteration = table["iteration"].max() if snapshot is None else snapshot - 1
     chosen = table[(table["iteration"] == iteration) & (table["state"] == state)]
     if chosen.empty:
@@ -107,7 +107,7 @@ def read_tokens(path: Path, snapshot: int | None, state: int) -> pd.DataFrame:
 
 def read_scores(path: Path) -> pd.DataFrame:
     """One figure's tidy scores, as the stage `scores` wrote them. Raises UserError if they are not there."""
-    return _read(path, SCORE_COLUMNS)
+    return read_table(path, SCORE_COLUMNS)
 
 
 def read_left_out(path: Path) -> dict[Run, str]:
@@ -121,7 +121,8 @@ def read_left_out(path: Path) -> dict[Run, str]:
     return {Run(agent, variant, game, seed, label): why for agent, variant, game, seed, label, why in rows}
 
 
-def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    """Some columns of a Parquet file. Raises UserError if it cannot be read or one is not there."""
     try:
         table = pd.read_parquet(path)
     except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError

@@ -24,6 +24,9 @@ RETURNS: dict[Score, str] = {
 }
 """Where a run's returns of each kind stand, in equal columns; evaluations only in a study that has them."""
 
+NOT_ARCHIVED = ("actions.safetensors", "resume.safetensors")
+"""Files of a run that no archive of results has (`moerl export`): large, and there to go on training from."""
+
 
 def files_of_run(study: Study) -> tuple[str, ...]:
     """Files every finished run of a study has."""
@@ -59,6 +62,11 @@ def analysis_file(results: Path, run: Run) -> Path:
 def tokens_file(results: Path, run: Run) -> Path:
     """How one run routes single tokens."""
     return analysis_file(results, run).with_suffix(".tokens.parquet")
+
+
+def imported_dir(results: Path) -> Path:
+    """Manifests of the archives that were imported into the results."""
+    return results / "imported"
 
 
 def scores_file(results: Path, figure: str) -> Path:

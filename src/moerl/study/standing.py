@@ -19,11 +19,20 @@ from pydantic import ValidationError
 from moerl.study.errors import UserError
 from moerl.study.expansion import Cell, Run, Study
 from moerl.study.figures import FigureSpec
-from moerl.study.paths import divergence_file, files_of_run, run_dir, state_dir
+from moerl.study.paths import (
+    NOT_ARCHIVED,
+    divergence_file,
+    files_of_run,
+    imported_dir,
+    run_dir,
+    state_dir,
+)
 from moerl.study.specs import Frozen, NonNegativeInt
 
 DIVERGED, OUTDATED, MISSING = "diverged", "trained under another spec", "missing"
 """Why a run is left out; a diverged one also says where: "diverged at gradient step 37"."""
+ARCHIVED = "archived"
+"""Set in the manifest of a run that came from an archive of results (`moerl import`)."""
 _NAMED = 3  # unfinished runs named in an error
 
 
@@ -119,7 +128,8 @@ class Standing:
     def outdated(self, run: Run) -> str | None:
         """Why Snakemake would train a run in the results again, in words; None if it would not."""
         folder = run_dir(self.results, run)
-        if lacking := [name for name in files_of_run(self.study) if not (folder / name).is_file()]:
+        expected = [n for n in files_of_run(self.study) if n not in NOT_ARCHIVED or not self.archived(run)]
+        if lacking := [name for name in expected if not (folder / name).is_file()]:
             return f"missing output files: {', '.join(lacking)}"
         try:
             manifest = json.loads((folder / "manifest.json").read_bytes())
@@ -130,6 +140,16 @@ class Standing:
             return None
         now = json.loads(self.study.train_spec(run.cell).canonical_json())
         return f"params have changed: {'; '.join(differences(then, now)) or 'the form of the spec'}"
+
+    def archived(self, run: Run) -> bool:
+        """Whether the run in the results came from an archive, without what training would go on from."""
+        if not self._imported:
+            return False
+        try:
+            manifest = json.loads((run_dir(self.results, run) / "manifest.json").read_bytes())
+        except (OSError, ValueError):
+            return False
+        return isinstance(manifest, dict) and manifest.get(ARCHIVED) is True
 
     def divergence(self, run: Run) -> Divergence | None:
         """The record of a run that diverged before its milestone; None if it did not, as far as is known."""
@@ -156,6 +176,10 @@ class Standing:
         if cell not in self._digests:
             self._digests[cell] = self.study.train_spec(cell).digest()
         return self._digests[cell]
+
+    @cached_property
+    def _imported(self) -> bool:
+        return imported_dir(self.results).is_dir()
 
     @cached_property
     def _digests(self) -> dict[Cell, str]:

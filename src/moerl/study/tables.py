@@ -17,6 +17,10 @@ from moerl.study.specs import Frozen
 
 Value = bool | int | float | str | None
 
+NAME_COLUMN = "Hyper-parameter"
+DISAGREES = "Where the published table and the code disagree"
+"""First and last column of every such table; between them is one per agent or encoder."""
+
 
 class TableRow(Frozen):
     """One hyper-parameter: a field of the agents or a fact of the encoders."""

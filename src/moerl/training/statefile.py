@@ -67,6 +67,19 @@ def store(path: Path, tensors: Tensors, meta: dict[str, Any]) -> None:
     write_atomic(path, dump(tensors, meta))
 
 
+def read_meta(path: Path) -> dict[str, Any]:
+    """The metadata of a state file alone, read in no time but not verified. Raises StateError."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = json.loads((file.metadata() or {})["moerl"])
+        meta: dict[str, Any] = json.loads(header["meta"])
+    except FileNotFoundError as error:
+        raise StateError(f"{path}: does not exist") from error
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise StateError(f"{path}: not a readable state file ({error})") from error
+    return meta
+
+
 def load(path: Path) -> tuple[Tensors, dict[str, Any]]:
     """Read and verify a state file. Raises StateError."""
     try:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from moerl.analysis.tokens import routed_tokens
+from moerl.analysis.tokens import no_tokens, routed_tokens
 from moerl.networks.routing import slot_averages, soft_routing, top1_routing
 from moerl.study.config import load_study
 from moerl.study.expansion import Run, Study
@@ -116,6 +116,10 @@ def write_tokens(study: Study, run: Run, results: Path) -> None:
     generator = np.random.default_rng([run.seed, 2, *run.variant.encode(), *run.game.encode()])
     parts = []
     for iteration in (0, 1):
+        frame = (iteration + 1) * study.iteration_frames
+        if network.tokens is None:
+            parts.append(no_tokens().assign(iteration=iteration, frame=frame))
+            continue
         frames = np.full((2, 84, 84), 40, np.uint8)
         frames[1, 20 : 50 + 10 * iteration, 30:60] = 200
         cells = frames[:, ::8, ::8].reshape(2, -1)
@@ -128,7 +132,6 @@ def write_tokens(study: Study, run: Run, results: Path) -> None:
             routing = soft_routing(
                 jnp.asarray(logits), slot_averages(jnp.asarray(logits)), network.num_experts
             )
-        frame = (iteration + 1) * study.iteration_frames
         parts.append(routed_tokens(network, routing, frames).assign(iteration=iteration, frame=frame))
     path = tokens_file(results, run)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -157,8 +160,7 @@ def write_runs(study: Study, figure_name: str, results: Path) -> list[Run]:
     runs = study.figure_runs(figure)
     for run in runs:
         write_returns(study, run, results)
-        if figure.kind == "analysis":
+        if figure.analysed:
             write_analysis(study, run, results)
-        if figure.kind == "routing":
             write_tokens(study, run, results)
     return runs

@@ -1,0 +1,189 @@
+"""`moerl export`: a study's results as one archive, checked file by file; equal results give equal bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import moerl
+from moerl.archive.contents import (
+    DICTIONARY,
+    MANIFEST,
+    NOT_IN_RUN_MANIFEST,
+    README,
+    RUN_MANIFEST,
+    Manifest,
+    analyses,
+    configuration,
+    entry,
+    figure_data,
+    known_files,
+    paper_tables,
+    run_files,
+    to_json,
+    write_zip,
+)
+from moerl.archive.dictionary import check_table, dictionary_csv
+from moerl.study.errors import UserError
+from moerl.study.expansion import Run, Study
+from moerl.study.paths import run_dir
+from moerl.study.standing import ARCHIVED, Standing, unfinished
+
+_KEPT = (
+    "spec",
+    "spec_digest",
+    "seed",
+    "agent_steps",
+    "gradient_steps",
+    "sha256",
+    "versions",
+    "python",
+    "device",
+)
+"""Of a run's manifest: all but the host, which is nobody's business, and what `timing.parquet` has anyway."""
+
+
+def export(standing: Standing, archive: Path, allow_partial: bool = False) -> Manifest:
+    """Write a study's results to `archive`, a zip file; returns its manifest.
+
+    Args:
+        standing: The study, its results and, for runs that stand there, its state.
+        archive: The file; must not exist.
+        allow_partial: Leave out, by name, runs that are not finished and figures that are not made.
+
+    Raises:
+        UserError: Something is not there (unless `allow_partial`), damaged, or `archive` exists.
+    """
+    if archive.exists():
+        raise UserError(f"{archive}: exists already; choose another name or delete it")
+    study = standing.study
+    files, left_out = _collect(standing, allow_partial)
+    runs = {
+        run_dir(Path(), run).as_posix(): standing.digest(run.cell)
+        for run in study.runs()
+        if (run_dir(Path(), run) / RUN_MANIFEST).as_posix() in files
+    }
+    files |= {name: _read(path) for name, path in configuration(study).items()}
+    files |= {DICTIONARY: dictionary_csv().encode(), README: _readme(study, len(runs), left_out).encode()}
+    manifest = Manifest(
+        format=1,
+        study=study.name,
+        moerl=moerl.__version__,
+        deviations_from_the_paper=json.loads(json.dumps(asdict(study.deviations))),
+        runs=runs,
+        left_out=tuple(left_out),
+        files={name: entry(data) for name, data in files.items()},
+    )
+    files[MANIFEST] = to_json(manifest.model_dump(mode="json"))
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    temporary = archive.with_name(f".{archive.name}.{os.getpid()}.tmp")
+    try:
+        write_zip(temporary, iter(sorted(files.items())))
+        temporary.replace(archive)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return manifest
+
+
+def _collect(standing: Standing, allow_partial: bool) -> tuple[dict[str, bytes], list[str]]:
+    """Everything of the results that goes into the archive, checked, and what is not there."""
+    study, results = standing.study, standing.results
+    files: dict[str, bytes] = {}
+    absent: dict[Run, str] = {}
+    for run in study.runs():
+        folder = standing.finished(run)
+        if folder is None:
+            absent[run] = standing.why_not(run)
+        else:
+            files |= _run(study, run, folder)
+    if absent and not allow_partial:
+        problem = unfinished(f"study {study.name}", len(study.runs()), absent)
+        raise UserError(f"{problem}; --allow-partial goes on without them")
+    left_out = [f"{run.name}, {run.milestone} frames: {why}" for run, why in absent.items()]
+    known, wanted = known_files(study), list(paper_tables(study))
+    for name in study.figures:
+        data = figure_data(study, name)
+        if name in study.on_request and not any((results / path).is_file() for path in data):
+            continue
+        wanted += data
+        for run, paths in analyses(study, name).items():
+            wanted += [] if run in absent else paths
+    for name in dict.fromkeys(wanted):
+        path = results / name
+        if path.is_file():
+            files[name] = _read(path)
+            if (kind := known[name]) is not None:
+                check_table(str(path), files[name], kind)
+        elif allow_partial:
+            left_out.append(f"{name}: not made")
+        else:
+            raise UserError(
+                f"{path}: is not there; make the figures and tables first (snakemake --configfile "
+                f"{study.path}), or --allow-partial goes on without"
+            )
+    return files, left_out
+
+
+def _run(study: Study, run: Run, folder: Path) -> dict[str, bytes]:
+    """The files of one finished run by their names in the archive.
+
+    Raises UserError if one is not what the run's manifest says, or no table.
+    """
+    found = {}
+    path = folder / RUN_MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_bytes())
+        manifest = {ARCHIVED: True} | {key: manifest[key] for key in _KEPT}
+        digests = dict(manifest["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not the manifest of a run ({error!r}); train this run again") from error
+    for name, kind in run_files(study, run).items():
+        if kind is None:
+            found[name] = to_json(manifest)
+            continue
+        path = folder / Path(name).name
+        data = found[name] = _read(path)
+        digest = hashlib.sha256(data).hexdigest()
+        if path.name not in NOT_IN_RUN_MANIFEST and digest != digests.get(path.name):
+            raise UserError(f"{path}: checksum differs from the run's {RUN_MANIFEST}; the file was changed")
+        check_table(str(path), data, kind)
+    return found
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _readme(study: Study, runs: int, left_out: list[str]) -> str:
+    """What a person who opens the archive has to know."""
+    differs = {name: study.deviations.of(name) for name in study.figures}
+    deviations = [f"- {name}: {'; '.join(texts)}" for name, texts in differs.items() if texts]
+    lines = [
+        f"# Results of the study “{study.name}”",
+        "",
+        f"The data behind the figures {', '.join(study.figures)}: returns, losses, scores, analyses and",
+        f"tables of {runs} runs. Written by moerl {moerl.__version__}, a reproduction of “Mixtures of",
+        "Experts Unlock Parameter Scaling for Deep RL” (Obando-Ceron et al., ICML 2024, arXiv 2402.08609).",
+        "",
+        f"`{DICTIONARY}` says what every column of every table is, `{MANIFEST}` the SHA-256 of every file",
+        "and the spec of every run. `config/` is the configuration that defines the study.",
+        "",
+        "To draw the figures without training, in a checkout of moerl:",
+        "",
+        f"    moerl import ARCHIVE.zip --study config/studies/{study.name}.yaml",
+        f"    snakemake --configfile config/studies/{study.name}.yaml",
+        "",
+        "Networks' parameters, replay and action logs are not in here.",
+    ]
+    if deviations:
+        lines += ["", "## Not the paper's setting", "", *deviations]
+    if left_out:
+        lines += ["", "## Left out", "", *(f"- {text}" for text in left_out)]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,303 @@
+"""Archives of results: what goes in comes out, and what is wrong is refused before anything is written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import stat
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from synthetic_study import load, write_runs
+
+from moerl.archive.export import export
+from moerl.archive.restore import restore
+from moerl.cli.hyperparameters import write_table
+from moerl.statistics import scores_stage, table_stage
+from moerl.study.errors import UserError
+from moerl.study.expansion import Run, Study
+from moerl.study.paths import run_dir
+from moerl.study.standing import Standing
+from moerl.study.tables import made_tables
+
+PONG = "{encoder: cnn, agent: dqn, games: [Pong]}"
+SETTINGS = {"figures": f"{{fig10: {PONG}, routing: {PONG}}}", "seeds": "0, 1", "short": "2M"}
+RETURNS = "runs/dqn/cnn-baseline/Pong/seed0/2M/returns.parquet"
+RUN_MANIFEST = RETURNS.replace("returns.parquet", "manifest.json")
+Files = dict[str, bytes]
+
+
+def publish(study: Study, run: Run, results: Path) -> None:
+    """What training writes beside the returns: losses, and a manifest with checksums, host and wall-clock."""
+    folder = run_dir(results, run)
+    returns = pd.read_parquet(folder / "returns.parquet")
+    losses = returns[["iteration", "frame"]].assign(gradient_steps=returns["frame"] // 16, mean_loss=0.1)
+    losses.to_parquet(folder / "losses.parquet", index=False)
+    timing = returns[["iteration", "frame"]].assign(wall_seconds=returns["frame"] / 1e4)
+    timing.to_parquet(folder / "timing.parquet", index=False)
+    names = ("returns.parquet", "losses.parquet")
+    spec = study.train_spec(run.cell)
+    manifest = {
+        "spec": json.loads(spec.canonical_json()),
+        "spec_digest": spec.digest(),
+        "seed": run.seed,
+        "agent_steps": 1,
+        "gradient_steps": 1,
+        "wall_seconds": 12.5,
+        "sha256": {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names},
+        "versions": {"jax": "1"},
+        "python": "3",
+        "host": "somewhere",
+        "device": "cpu",
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def make(study: Study, results: Path) -> None:
+    """The tables of the figures, from their runs."""
+    for name in study.figures:
+        scores_stage.run(study, name, results)
+        table_stage.run(study, name, results)
+    for name in made_tables(study):
+        write_table(study, name, results)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path, Path]:
+    """A study, its results, and the archive of them."""
+    folder = tmp_path_factory.mktemp("exported")
+    study, results = load(folder, **SETTINGS), folder / "results"
+    for run in write_runs(study, "fig10", results):
+        publish(study, run, results)
+    make(study, results)
+    export(Standing(study, results), folder / "results.zip")
+    return study, results, folder / "results.zip"
+
+
+def contents(archive: Path) -> Files:
+    with zipfile.ZipFile(archive) as opened:
+        return {name: opened.read(name) for name in opened.namelist()}
+
+
+def rezip(archive: Path, files: Files, compression: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(archive, "w", compression) as opened:
+        for name, data in files.items():
+            opened.writestr(name, data)
+    return archive
+
+
+def tree(folder: Path) -> Files:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def change_manifest(files: Files, change: Callable[[dict[str, Any]], object]) -> None:
+    manifest = json.loads(files["manifest.json"])
+    change(manifest)
+    files["manifest.json"] = json.dumps(manifest).encode()
+
+
+def put(files: Files, name: str, data: bytes) -> None:
+    """Put a file into an archive, with a manifest that fits."""
+    files[name] = data
+    entry = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    change_manifest(files, lambda manifest: manifest["files"].update({name: entry}))
+
+
+def test_what_is_restored_gives_the_same_tables_and_the_same_archive(
+    exported: tuple[Study, Path, Path], tmp_path: Path
+) -> None:
+    study, results, archive = exported
+    mine = tmp_path / "results"
+    manifest, written = restore(study, mine, archive)
+    assert len(manifest.runs) == 6
+    assert written == 6 * (4 + 2) + 1  # returns, losses, timing, manifest, analysis; the record of the import
+    assert len({path.stat().st_mtime_ns for path in mine.rglob("*") if path.is_file()}) == 1
+    make(study, mine)
+    before, after = tree(results), tree(mine)
+    tables = [name for name in before if not name.startswith("runs/")]
+    assert len(tables) > 4
+    assert {name: after[name] for name in tables} == {name: before[name] for name in tables}
+    export(Standing(study, mine), tmp_path / "again.zip")
+    assert (tmp_path / "again.zip").read_bytes() == archive.read_bytes()
+    assert restore(study, mine, archive)[1] == 0
+    assert tree(mine) == after
+
+
+def test_an_archive_holds_no_host_and_what_defines_the_study(
+    exported: tuple[Study, Path, Path],
+) -> None:
+    study, _, archive = exported
+    files = contents(archive)
+    assert not {"host", "wall_seconds"} & json.loads(files[RUN_MANIFEST]).keys()
+    assert files["config/studies/synthetic.yaml"] == study.path.read_bytes()
+    assert {"README.md", "data_dictionary.csv", "config/agents.yaml", "scores/fig10.parquet"} <= files.keys()
+    listed = json.loads(files["manifest.json"])["files"]
+    assert listed.keys() == files.keys() - {"manifest.json"}
+    with zipfile.ZipFile(archive) as opened:
+        assert {info.date_time[0] for info in opened.infolist()} == {1980}
+
+
+def test_an_imported_run_is_done_until_the_study_is_another(
+    exported: tuple[Study, Path, Path], tmp_path: Path
+) -> None:
+    study, _, archive = exported
+    restore(study, tmp_path, archive)
+    run = study.runs()[0]
+    assert Standing(study, tmp_path).published(run)
+    agents = {"dqn": study.agents["dqn"].model_copy(update={"gamma": 0.9})}
+    outdated = Standing(replace(study, agents=agents), tmp_path).outdated(run)
+    assert outdated == "params have changed: hyper.gamma 0.99 → 0.9"
+    (run_dir(tmp_path, run) / "losses.parquet").unlink()
+    assert Standing(study, tmp_path).outdated(run) == "missing output files: losses.parquet"
+
+
+def flip(files: Files) -> None:
+    files[RETURNS] = files[RETURNS][:-9] + b"x" + files[RETURNS][-8:]
+
+
+def torn(files: Files) -> None:
+    put(files, "scores/fig10.parquet", files["scores/fig10.parquet"][:200])
+
+
+def other_returns(files: Files) -> None:
+    put(files, RETURNS, files[RETURNS.replace("seed0", "seed1")])
+
+
+def other_spec(files: Files) -> None:
+    manifest = json.loads(files[RUN_MANIFEST])
+    manifest["spec"]["hyper"]["gamma"], manifest["spec_digest"] = 0.9, "0" * 16
+    put(files, RUN_MANIFEST, json.dumps(manifest).encode())
+    folder = RUN_MANIFEST.removesuffix("/manifest.json")
+    change_manifest(files, lambda manifest: manifest["runs"].update({folder: "0" * 16}))
+
+
+def another_column(files: Files) -> None:
+    put(files, "tables/fig10.csv", files["tables/fig10.csv"].replace(b"se_low", b"sd_low"))
+
+
+BAD: dict[str, tuple[Callable[[Files], object], str]] = {
+    "a flipped byte": (flip, f"{RETURNS}: checksum differs from manifest.json"),
+    "a torn Parquet file": (torn, "scores/fig10.parquet: not a readable table"),
+    "returns of another run": (other_returns, f"{RETURNS}: checksum differs from the one in {RUN_MANIFEST}"),
+    "another spec": (
+        other_spec,
+        "dqn cnn-baseline Pong seed 0 was trained under another spec than .* 0.9 → 0.99",
+    ),
+    "an undocumented column": (
+        another_column,
+        "tables/fig10.csv: column 'sd_low' is not in the data dictionary",
+    ),
+    "another study": (
+        lambda files: change_manifest(files, lambda m: m.update(study="other")),
+        "holds the study 'other'",
+    ),
+    "a later format": (
+        lambda files: change_manifest(files, lambda m: m.update(format=2)),
+        "manifest.json: format: Input should be 1",
+    ),
+    "no manifest": (lambda files: files.pop("manifest.json"), "has no manifest.json"),
+    "a file less": (
+        lambda files: files.pop(RETURNS),
+        f"{RETURNS} is in manifest.json but not in the archive",
+    ),
+    "a file more": (lambda files: files.update({"x.py": b""}), "x.py is not in manifest.json"),
+    "a foreign file": (lambda files: put(files, "runs/x.py", b""), "runs/x.py is no file of"),
+    "another run": (
+        lambda files: change_manifest(files, lambda m: m["runs"].update({"runs/x": "0"})),
+        "runs/x is no run of",
+    ),
+    "a way out": (
+        lambda files: put(files, "runs/../../x", b""),
+        "'runs/../../x' leads out of the results folder",
+    ),
+    "an absolute path": (lambda files: put(files, "/tmp/x", b""), "'/tmp/x' leads out of the results folder"),
+    "a folder": (lambda files: files.update({"runs/": b""}), "'runs/' is a folder or a link"),
+    "more bytes than told": (
+        lambda files: change_manifest(files, lambda m: m["files"][RETURNS].update(bytes=10)),
+        f"{RETURNS}: more than the 10 bytes it may have",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_bad_archive_is_named_and_writes_nothing(
+    exported: tuple[Study, Path, Path], tmp_path: Path, what: str
+) -> None:
+    study, _, archive = exported
+    change, problem = BAD[what]
+    files = contents(archive)
+    change(files)
+    bad = rezip(tmp_path / "bad.zip", files)
+    with pytest.raises(UserError, match=problem) as caught:
+        restore(study, tmp_path / "results", bad)
+    assert str(caught.value).startswith(f"{bad}: ")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "results").exists()
+
+
+def test_links_compression_duplicates_and_what_is_no_zip_are_refused(
+    exported: tuple[Study, Path, Path], tmp_path: Path
+) -> None:
+    study, _, archive = exported
+    files = contents(archive)
+    with pytest.raises(UserError, match="is compressed"):
+        restore(study, tmp_path / "results", rezip(tmp_path / "a.zip", files, zipfile.ZIP_DEFLATED))
+    link = zipfile.ZipInfo("runs/link")
+    link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+    shutil.copy(archive, tmp_path / "b.zip")
+    with zipfile.ZipFile(tmp_path / "b.zip", "a") as opened:
+        opened.writestr(link, "/etc/passwd")
+    with pytest.raises(UserError, match="'runs/link' is a folder or a link"):
+        restore(study, tmp_path / "results", tmp_path / "b.zip")
+    shutil.copy(archive, tmp_path / "c.zip")
+    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(tmp_path / "c.zip", "a") as opened:
+        opened.writestr(RETURNS, b"")
+    with pytest.raises(UserError, match=f"'{RETURNS}' is there twice"):
+        restore(study, tmp_path / "results", tmp_path / "c.zip")
+    (tmp_path / "d.zip").write_bytes(archive.read_bytes()[:1000])
+    with pytest.raises(UserError, match="not a readable zip archive"):
+        restore(study, tmp_path / "results", tmp_path / "d.zip")
+    assert not (tmp_path / "results").exists()
+
+
+def test_nothing_is_overwritten(exported: tuple[Study, Path, Path], tmp_path: Path) -> None:
+    study, _, archive = exported
+    mine = tmp_path / RETURNS
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    with pytest.raises(UserError, match="is there already and differs") as caught:
+        restore(study, tmp_path, archive)
+    assert str(caught.value).startswith(str(mine))
+    assert tree(tmp_path) == {RETURNS: b"mine"}
+
+
+def test_only_sound_and_complete_results_are_exported(
+    exported: tuple[Study, Path, Path], tmp_path: Path
+) -> None:
+    study, results, _ = exported
+    mine, archive = tmp_path / "results", tmp_path / "a.zip"
+    shutil.copytree(results, mine)
+    (mine / "tables/fig10.tex").unlink()
+    with pytest.raises(UserError, match=r"fig10.tex: is not there; make the figures"):
+        export(Standing(study, mine), archive)
+    shutil.rmtree((mine / RETURNS).parent)
+    with pytest.raises(UserError, match="1 of 6 runs are not finished: dqn cnn-baseline Pong seed 0"):
+        export(Standing(study, mine), archive)
+    manifest = export(Standing(study, mine), archive, allow_partial=True)
+    missing = "dqn cnn-baseline Pong seed 0, 2M frames: missing"
+    assert manifest.left_out == (missing, "tables/fig10.tex: not made")
+    assert len(restore(study, tmp_path / "other", archive)[0].runs) == 5
+    with pytest.raises(UserError, match="exists already"):
+        export(Standing(study, mine), archive, allow_partial=True)
+    changed = mine / RETURNS.replace("seed0", "seed1")
+    pd.read_parquet(changed).assign(mean_return=9.0).to_parquet(changed, index=False)
+    with pytest.raises(UserError, match=r"checksum differs from the run's manifest\.json") as caught:
+        export(Standing(study, mine), tmp_path / "b.zip", allow_partial=True)
+    assert str(caught.value).startswith(str(changed))
+    assert not (tmp_path / "b.zip").exists()
