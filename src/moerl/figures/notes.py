@@ -66,10 +66,10 @@ def _listed(names: Sequence[str], room: int) -> str:
     return f"{', '.join(names[:room])} and {len(names) - room} more"
 
 
-def finish(figure: Figure, reduced: str | None, partial: str | None) -> None:
+def finish(figure: Figure, reduced: str | None, partial: str | None, games: str | None = None) -> None:
     """Write the notes below everything else, on space added for them, and lay the figure out."""
     width, height = figure.get_size_inches()
-    blocks = [(partial, WARNING), (reduced, MUTED)]
+    blocks = [(partial, WARNING), (games, MUTED), (reduced, MUTED)]
     lines = [(line, colour) for text, colour in blocks if text for line in wrap(text, width - 2 * _MARGIN)]
     foot = _MARGIN + len(lines) * _LINE if lines else 0.0
     figure.set_size_inches(width, height + foot)
@@ -78,6 +78,13 @@ def finish(figure: Figure, reduced: str | None, partial: str | None) -> None:
         figure.text(_MARGIN / width, y, line, fontsize=SIZE, color=colour, va="bottom", parse_math=False)
     share = foot / (height + foot)
     figure.set_layout_engine(ConstrainedLayoutEngine(rect=(0, share, 1, 1 - share)))
+
+
+def legend_columns(labels: Sequence[str], width: float, size: float = 7.5) -> int:
+    """Columns of a legend of `labels` in `size` points above a figure `width` inches wide, evenly filled."""
+    longest = max(TextPath((0, 0), label, size=size).get_extents().width for label in labels) / 72
+    columns = max(1, min(len(labels), int(width / (longest + 0.5))))
+    return -(-len(labels) // -(-len(labels) // columns))
 
 
 def wrap(text: str, width: float) -> list[str]:

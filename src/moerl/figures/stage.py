@@ -1,4 +1,7 @@
-"""Stage `figure`: a figure as PDF, PNG and SVG, from its table and the study's configuration alone."""
+"""Stage `figure`: a figure as PDF, PNG and SVG, from its table and the study's configuration alone.
+
+A schematic is drawn from the configuration.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,14 @@ from moerl.figures.analysis_grid import analysis_figure
 from moerl.figures.learning import learning_figure
 from moerl.figures.notes import finish, partial_note, reduced_note
 from moerl.figures.scaling import scaling_figure
+from moerl.figures.schematics import schematic
 from moerl.figures.style import paper_style, save
+from moerl.study.captions import scored_games
 from moerl.study.errors import UserError
 from moerl.study.expansion import Study
 from moerl.study.paths import figure_files, table_files
 
-_TEXT = ("missing_runs", "games_left_out", "games_without_runs", "n_seeds")
+_TEXT = ("missing_runs", "games_left_out", "games_without_runs", "n_seeds", "actions")
 
 
 def run(study: Study, figure_name: str, results: Path, allow_partial: bool = False) -> None:
@@ -25,6 +30,12 @@ def run(study: Study, figure_name: str, results: Path, allow_partial: bool = Fal
         UserError: The table lacks runs (unless `allow_partial`: then the figure says so on its face).
     """
     spec = study.figure(figure_name)
+    if spec.drawing is not None:
+        with paper_style():
+            drawing = schematic(spec.drawing)
+            finish(drawing, None, None)
+            save(drawing, figure_files(results, figure_name))
+        return
     source = table_files(results, figure_name)[0]
     if not source.is_file():
         raise UserError(f"{source}: does not exist; the figure is drawn from it, make the table first")
@@ -42,7 +53,7 @@ def run(study: Study, figure_name: str, results: Path, allow_partial: bool = Fal
                 figure = learning_figure(table, spec, study.agents)
             case "analysis":
                 figure = analysis_figure(table, spec)
-        finish(figure, reduced_note(study, figure_name), partial)
+        finish(figure, reduced_note(study, figure_name), partial, scored_games(study, figure_name))
         save(figure, figure_files(results, figure_name))
 
 
