@@ -34,8 +34,8 @@ def learning_figure(table: pd.DataFrame, spec: FigureSpec, agents: Collection[st
         (view,) = spec.views
         per_panel = dict.fromkeys(view.games, per_panel[view.title])
     titles = list(per_panel)
-    rows, columns = grid(len(titles))
-    height, size = (_WIDE, 8.5) if columns <= 2 else (_NARROW, 7.0)  # MontezumaRevenge must fit
+    rows, columns = grid(len(titles), spec.panel_per == "game")
+    height, size = (_WIDE, 8.5) if columns <= 2 else (_NARROW, 6.3)  # MontezumaRevenge must fit
     width = COLUMN if columns == 1 else PAGE
     looks = styles(spec.all_series)
     ncols = legend_columns(list(looks), width)
@@ -67,9 +67,14 @@ def learning_figure(table: pd.DataFrame, spec: FigureSpec, agents: Collection[st
     return figure
 
 
-def grid(panels: int) -> tuple[int, int]:
-    """Rows and columns of the page for a number of panels: the paper's 20 games are four rows of five."""
-    columns = panels if panels <= 2 else min(5, max(3, int(np.ceil(np.sqrt(panels)))))
+def grid(panels: int, small: bool) -> tuple[int, int]:
+    """Rows and columns of the page for a number of panels: the paper's 20 games are four rows of five.
+
+    Args:
+        panels: How many.
+        small: Whether more than two may stand in a row.
+    """
+    columns = min(5, max(3, int(np.ceil(np.sqrt(panels))))) if small and panels > 2 else min(2, panels)
     return -(-panels // columns), columns
 
 

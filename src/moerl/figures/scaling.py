@@ -23,7 +23,7 @@ ABSENT_HEIGHT = 0.7  # inches, of a panel that has nothing to show
 _Y_LABEL = "IQM Human\nNormalized Score"
 _COUNT_SIZE = 5.5  # points
 _COUNT_LINE = 1.35 * _COUNT_SIZE
-_BELOW_TICKS = 13.0  # points: where the first row of counts begins
+_BELOW_AXIS = 25.0  # points: below ticks and label begins the first row of counts
 
 
 def scaling_figure(table: pd.DataFrame, spec: FigureSpec, agents: Collection[str]) -> Figure:
@@ -42,15 +42,18 @@ def scaling_figure(table: pd.DataFrame, spec: FigureSpec, agents: Collection[str
         tall += (len(looks) + 1) * _COUNT_LINE / 72
     heights = [tall if view.agent in agents else ABSENT_HEIGHT for view in views]
     if spec.beside:
-        figure = Figure((PAGE, max(heights) + 0.6))
-        grid = figure.subplots(1, len(views), squeeze=False)
+        rows = -(-len(views) // 2)
+        figure = Figure((PAGE, rows * max(heights) + 0.6))
+        grid = figure.subplots(rows, min(2, len(views)), squeeze=False)
     else:
         figure = Figure((COLUMN, sum(heights) + 0.6))
         grid = figure.subplots(len(views), 1, squeeze=False, height_ratios=heights)
     axes: list[Axes] = grid.ravel().tolist()
+    for ax in axes[len(views) :]:
+        ax.remove()
     shown = table[table["readout"] == HEADLINE]
     xs = list(spec.x.values)
-    for ax, view in zip(axes, views, strict=True):
+    for ax, view in zip(axes, views, strict=False):
         ax.set_title(view.title, fontweight="bold")
         if view.agent not in agents:
             absent_panel(ax, "not in this study")
@@ -95,7 +98,7 @@ def parameter_rows(
     below = ax.get_xaxis_transform()
 
     def write(text: str, x: float, row: int, align: str, colour: str, **style: Any) -> None:
-        offset = -_BELOW_TICKS - row * _COUNT_LINE
+        offset = -_BELOW_AXIS - row * _COUNT_LINE
         ax.annotate(
             text,
             (x, 0.0),
@@ -111,10 +114,10 @@ def parameter_rows(
         )
 
     for row, (name, values) in enumerate(counts.items()):
-        write(name, -0.5, row, "right", looks[name].colour, fontweight="bold")
+        short = name.partition("(")[2].removesuffix(")") or name  # what tells it from its neighbours
+        write(short, -0.5, row, "right", looks[name].colour, fontweight="bold")
         for place, value in enumerate(values):
             write(value, place, row, "center", "black")
     centre = sum(ax.get_xlim()) / 2
     write(f"Parameters in millions, for {of}", centre, len(counts), "center", MUTED, style="italic")
-    ax.xaxis.labelpad = _BELOW_TICKS - 9 + (len(counts) + 1) * _COUNT_LINE
     return ax

@@ -40,7 +40,9 @@ def networks() -> Figure:
 
 def _dense_network(ax: Axes, y: float, height: float, title: str, width: str) -> None:
     """Encoder, dense penultimate layer of a `width` in words, output."""
-    ax.text(0.1, y + max(height / 2, 1.05) + 0.25, title, fontweight="bold", fontsize=7.5, ha="left", va="bottom")
+    ax.text(
+        0.1, y + max(height / 2, 1.05) + 0.25, title, fontweight="bold", fontsize=7.5, ha="left", va="bottom"
+    )
     _encoder(ax, 1.1, y)
     _box(ax, (4.4, y), 1.15, height, f"Dense\n{width}", GREY)
     _box(ax, (7.1, y), 1.35, 0.9, "Output", GREY)

@@ -546,11 +546,7 @@ def _deviations(
         if override.agent and override.agent != original.panels[0].agent:
             title = AGENT_TITLES.get(override.agent, override.agent)
             found.append(f"{title} instead of {original.panels[0].title}")
-        paper = _printed_games(original, games)
-        if set(figure.all_games) != paper:
-            few = len(figure.all_games) <= 4
-            shown = ", ".join(figure.all_games) if few else f"{len(figure.all_games)} games"
-            found.append(f"{shown} instead of the paper's {len(paper)} games")
+        found += _other_games(figure, original, games)
         own[name] = tuple(found)
     for name, figure in figures.items():
         agents = {agent for view in figure.views for _, _, agent, _ in view.places()}
@@ -559,14 +555,18 @@ def _deviations(
     return Deviations(budgets, own)
 
 
-def _printed_games(figure: FigureSpec, games: Mapping[str, Game]) -> set[str]:
-    """The games that the paper shows in a figure, as it is configured."""
+def _other_games(figure: FigureSpec, original: FigureSpec, games: Mapping[str, Game]) -> Iterator[str]:
+    """How the games of a figure's panels differ from those of the paper's, as they are configured."""
     sets = game_sets(dict(games))
-    found: set[str] = set()
-    for panel in figure.panels:
-        listed = panel.games or figure.games
-        found |= set(sets[PAPER_SETS.get(listed, listed)] if isinstance(listed, str) else listed)
-    return found
+    listed = [panel.games or original.games for panel in original.panels]
+    printed = [frozenset(sets[PAPER_SETS.get(one, one)] if isinstance(one, str) else one) for one in listed]
+    shown = [frozenset(view.games) for view in figure.views]
+    new = [game for view in figure.views if frozenset(view.games) not in printed for game in view.games]
+    if new:
+        few = list(dict.fromkeys(new))
+        said = ", ".join(few) if len(few) <= 4 else f"{len(few)} games"
+        gone = frozenset[str]().union(*(one for one in printed if one not in shown))
+        yield f"{said} instead of the paper's {len(gone)} games" if gone else f"{said} in panels of their own"
 
 
 def _budget_deviations(file: StudyFile, figure: FigureSpec, score: Score) -> Iterator[str]:
