@@ -291,8 +291,10 @@ def products(figure):
 
 
 def left_to_come():
-    """The remark of `all` on the figures that it leaves out."""
-    names = ", ".join(study.planned)
+    """The remark of `all` on the figures that it leaves out, and on the tables of their agents."""
+    agents = {agent for spec in study.planned.values() for agent in spec.agents}
+    tables = [name for name, table in TABLES.items() if set(table.columns) <= agents]
+    names = ", ".join([*study.planned, *tables])
     return f", but for {names}: their agents cannot be trained yet" if names else ""
 
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from moerl.figures.curves import band_curve, frames_axis, from_zero, ticks
-from moerl.figures.notes import absent_curves, absent_panel, legend_columns
+from moerl.figures.notes import absent_curves, absent_panel, legend_columns, series_legend
 from moerl.figures.style import COLUMN, NO_RUNS, PAGE, SeriesStyle, styles
 from moerl.study.figures import NO_EPISODE, FigureSpec
 
@@ -38,8 +38,8 @@ def learning_figure(table: pd.DataFrame, spec: FigureSpec, agents: Collection[st
     height, size = (_WIDE, 8.5) if columns <= 2 else (_NARROW, 6.3)  # MontezumaRevenge must fit
     width = COLUMN if columns == 1 else PAGE
     looks = styles(spec.all_series)
-    ncols = legend_columns(list(looks), width)
-    figure = Figure((width, height * rows + 0.45 + 0.15 * -(-len(looks) // ncols)))
+    lines = -(-len(looks) // legend_columns(list(looks), width))
+    figure = Figure((width, height * rows + 0.45 + 0.15 * lines))
     axes: list[Axes] = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     unit, label = frames_axis(table["frame"].max()) if spec.over == "frames" else (1.0, "Hours of Training")
     along = "frame" if spec.over == "frames" else "hours"
@@ -61,9 +61,7 @@ def learning_figure(table: pd.DataFrame, spec: FigureSpec, agents: Collection[st
             ax.set_ylabel(_LABELS[spec.measure])
     for ax in axes[len(titles) :]:
         ax.remove()
-    handles = {name: line for ax in axes for line, name in zip(*ax.get_legend_handles_labels(), strict=True)}
-    shown = [name for name in looks if name in handles]
-    figure.legend([handles[name] for name in shown], shown, loc="outside upper center", ncols=ncols)
+    series_legend(figure, axes, list(looks), width)
     return figure
 
 

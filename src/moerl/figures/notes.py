@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -85,6 +85,14 @@ def legend_columns(labels: Sequence[str], width: float, size: float = 7.5) -> in
     longest = max(TextPath((0, 0), label, size=size).get_extents().width for label in labels) / 72
     columns = max(1, min(len(labels), int(width / (longest + 0.5))))
     return -(-len(labels) // -(-len(labels) // columns))
+
+
+def series_legend(figure: Figure, axes: Iterable[Axes], names: Sequence[str], width: float) -> None:
+    """One legend above all panels of a figure `width` inches wide: what they draw, in the order of `names`."""
+    drawn = {name: one for ax in axes for one, name in zip(*ax.get_legend_handles_labels(), strict=True)}
+    shown = [name for name in names if name in drawn]
+    columns = legend_columns(shown, width)
+    figure.legend([drawn[name] for name in shown], shown, loc="outside upper center", ncols=columns)
 
 
 def wrap(text: str, width: float) -> list[str]:

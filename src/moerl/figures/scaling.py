@@ -11,13 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from moerl.figures.bars import grouped_bars
-from moerl.figures.notes import absent_panel, legend_columns
+from moerl.figures.notes import absent_panel, series_legend
 from moerl.figures.style import COLUMN, MUTED, PAGE, SeriesStyle, styles
-from moerl.study.figures import FigureSpec
+from moerl.study.figures import FigureSpec, View
 from moerl.study.sizes import millions
 
 HEADLINE = "last"  # read-out that is drawn; the table has the others
 VALUES = ["iqm", "ci_low", "ci_high"]
+_COUNTS = ("parameters_min", "parameters_max")
 PANEL_HEIGHT = 1.7  # inches
 ABSENT_HEIGHT = 0.7  # inches, of a panel that has nothing to show
 _Y_LABEL = "IQM Human\nNormalized Score"
@@ -34,9 +35,7 @@ def scaling_figure(table: pd.DataFrame, spec: FigureSpec, agents: Collection[str
         spec: The figure.
         agents: Agents the study trains; the panel of any other says that it is not in the study.
     """
-    assert spec.x is not None
-    looks = styles(spec.all_series)
-    views = spec.views
+    looks, views = styles(spec.all_series), spec.views
     tall = PANEL_HEIGHT
     if "parameters_min" in table:
         tall += (len(looks) + 1) * _COUNT_LINE / 72
@@ -49,37 +48,35 @@ def scaling_figure(table: pd.DataFrame, spec: FigureSpec, agents: Collection[str
         figure = Figure((COLUMN, sum(heights) + 0.6))
         grid = figure.subplots(len(views), 1, squeeze=False, height_ratios=heights)
     axes: list[Axes] = grid.ravel().tolist()
-    for ax in axes[len(views) :]:
-        ax.remove()
     shown = table[table["readout"] == HEADLINE]
-    xs = list(spec.x.values)
     for ax, view in zip(axes, views, strict=False):
         ax.set_title(view.title, fontweight="bold")
-        if view.agent not in agents:
+        if view.agent in agents:
+            _panel(ax, shown[shown["panel"] == view.title], view, looks)
+        else:
             absent_panel(ax, "not in this study")
-            continue
-        rows = shown[shown["panel"] == view.title]
-        by_series = {
-            series.name: rows[rows["series"] == series.name].set_index("x").loc[xs] for series in view.series
-        }
-        bars = {name: mine[VALUES].to_numpy(dtype=np.float64) for name, mine in by_series.items()}
-        grouped_bars(ax, [str(x) for x in xs], bars, looks)
-        ax.set_ylabel(_Y_LABEL)
-        ax.set_xlabel(spec.x.label)
-        if "parameters_min" in table:
-            counts = {
-                name: [
-                    millions(*pair)
-                    for pair in mine[["parameters_min", "parameters_max"]].astype(int).to_numpy()
-                ]
-                for name, mine in by_series.items()
-            }
-            parameter_rows(ax, counts, looks, str(rows["actions"].iloc[0]))
-    drawn = next(ax for ax in axes if ax.containers)
-    handles, labels = drawn.get_legend_handles_labels()
-    columns = legend_columns(labels, PAGE if spec.beside else COLUMN)
-    figure.legend(handles, labels, loc="outside upper center", ncols=columns)
+    for ax in axes[len(views) :]:
+        ax.remove()
+    series_legend(figure, axes, list(looks), PAGE if spec.beside else COLUMN)
     return figure
+
+
+def _panel(ax: Axes, rows: pd.DataFrame, view: View, looks: Mapping[str, SeriesStyle]) -> None:
+    assert view.x is not None
+    xs = list(view.x.values)
+    by_series = {
+        series.name: rows[rows["series"] == series.name].set_index("x").loc[xs] for series in view.series
+    }
+    bars = {name: mine[VALUES].to_numpy(dtype=np.float64) for name, mine in by_series.items()}
+    grouped_bars(ax, [str(x) for x in xs], bars, looks)
+    ax.set_ylabel(_Y_LABEL)
+    ax.set_xlabel(view.x.label)
+    if "parameters_min" in rows:
+        counts = {
+            name: [millions(*pair) for pair in mine[list(_COUNTS)].astype(int).to_numpy()]
+            for name, mine in by_series.items()
+        }
+        parameter_rows(ax, counts, looks, str(rows["actions"].iloc[0]))
 
 
 def parameter_rows(
