@@ -88,7 +88,7 @@ def legend_columns(labels: Sequence[str], width: float, size: float = 7.5) -> in
 
 
 def series_legend(figure: Figure, axes: Iterable[Axes], names: Sequence[str], width: float) -> None:
-    """One legend above all panels of a figure `width` inches wide: what they draw, in the order of `names`."""
+    """One legend above all panels of a figure `width` inches wide: what they draw, ordered as `names`."""
     drawn = {name: one for ax in axes for one, name in zip(*ax.get_legend_handles_labels(), strict=True)}
     shown = [name for name in names if name in drawn]
     columns = legend_columns(shown, width)
