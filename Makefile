@@ -2,7 +2,9 @@
 # from a hash-locked file first.
 #
 #   make demo     the whole pipeline on real games, in minutes: figures 1 and 10 of the demo study
-#   make test     all tests (SLURM tests where SLURM is installed and you are root)
+#   make test     the tests for everyone: all that are not marked `long`
+#   make test-long  those that are: interrupted training, invalidation, a real SLURM (where it is installed and you
+#                 are root). Continuous integration runs both
 #   make lint     style, types and workflow checks
 #   make parity   the tests against the paper-era code, in its own environment (3 GB)
 #   make lock     resolve the environments again: `make lock UPGRADE=--upgrade` for newer versions
@@ -15,7 +17,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: demo test lint parity bench lock clean
+.PHONY: demo test test-long lint parity bench lock clean
 
 VENV := .venv
 ORACLE := .venv-oracle
@@ -29,6 +31,9 @@ CPU_READY := $(VENV)/cpu-$(call digest,envs/cpu.txt)
 ORACLE_READY := $(ORACLE)/oracle-$(call digest,envs/oracle.txt)
 PIPELINE_READY := $(if $(wildcard $(DEV_READY)),$(DEV_READY),$(CPU_READY))
 
+# A file's tests share fixtures that train; in pytest's order, since xdist would start files of few tests last.
+PYTEST := pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
+
 demo: $(PIPELINE_READY)
 	PATH="$(BIN):$$PATH" snakemake --cores $(CORES)
 	@echo
@@ -37,7 +42,10 @@ demo: $(PIPELINE_READY)
 	@echo "Checksums of every reproducible file: $(CURDIR)/results/demo/manifest.json"
 
 test: $(DEV_READY)
-	PATH="$(BIN):$$PATH" pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
+	PATH="$(BIN):$$PATH" $(PYTEST) -m "not long"
+
+test-long: $(DEV_READY)
+	PATH="$(BIN):$$PATH" $(PYTEST) -m "long and not oracle"
 
 lint: $(DEV_READY)
 	PATH="$(BIN):$$PATH" ruff check

@@ -11,13 +11,12 @@ from pathlib import Path
 
 from moerl.cli.sizes import write
 from moerl.cli.train import configure_jax
-from moerl.study.config import read_yaml, shared_agents
-from moerl.study.specs import NetworkSpec
+from moerl.study.config import load_variants, shared_agents
 
 ROOT = Path(__file__).parents[1]
 
 if __name__ == "__main__":
     configure_jax(1)
     agents = list(shared_agents(ROOT / "config").values())
-    networks = [NetworkSpec(**value) for value in read_yaml(ROOT / "config" / "networks.yaml").values()]
+    networks = list(load_variants(ROOT / "config" / "networks.yaml").values())
     write(ROOT / "benchmarks" / "results" / "parameters.json", [(a, n) for a in agents for n in networks])

@@ -206,15 +206,16 @@ def test_a_snapshot_survives_its_file(tmp_path: Path) -> None:
 
 
 def test_stage_writes_a_tidy_table_and_the_same_bytes_again(tmp_path: Path) -> None:
-    spec = make_spec(Module.BASELINE)
+    spec = make_spec(Module.TOP1)
     for iteration in (0, 1):
         write_snapshot(tmp_path, spec, iteration)
-    outs = [tmp_path / "a" / "seed0.parquet", tmp_path / "b.parquet"]
+    outs = [(tmp_path / folder / "seed0.parquet", tmp_path / folder / "tokens.parquet") for folder in "ab"]
     for out in outs:
-        stage.run(spec, tmp_path, out)
-    assert outs[0].read_bytes() == outs[1].read_bytes()
+        stage.run(spec, tmp_path, *out)
+    for one, other in zip(*outs, strict=True):
+        assert one.read_bytes() == other.read_bytes()
 
-    table = pd.read_parquet(outs[0])
+    table = pd.read_parquet(outs[0][0])
     assert [str(t) for t in table.dtypes] == ["int64", "int64", "object", "float64"]
     assert list(table.columns) == ["iteration", "frame", "metric", "value"]
     assert not table.duplicated(["iteration", "metric"]).any()
@@ -223,22 +224,30 @@ def test_stage_writes_a_tidy_table_and_the_same_bytes_again(tmp_path: Path) -> N
     for _, rows in table.groupby("iteration"):
         assert headline <= set(rows["metric"])
     assert np.isfinite(table["value"]).all()
+    tokens = pd.read_parquet(outs[0][1])
+    assert set(tokens["frame"]) == {400, 800}
+    assert len(tokens) == 2 * BATCH * 121  # the first batch of each snapshot; it is shorter than what is kept
+    second = tokens[(tokens["iteration"] == 1) & (tokens["state"] == 2)]
+    newest = np.asarray(make_batch(1, 6).state)[2, 3]
+    assert b"".join(second.loc[second["top"] == 80, "pixels"]) == b"".join(
+        newest[80:84, left : left + 8].tobytes() for left in range(0, 84, 8)
+    )
 
 
 def test_a_run_without_snapshots_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no snapshots"):
-        stage.run(make_spec(Module.BASELINE), tmp_path, tmp_path / "out.parquet")
+        stage.run(make_spec(Module.BASELINE), tmp_path, tmp_path / "out.parquet", tmp_path / "tokens.parquet")
 
 
 def test_a_snapshot_of_another_spec_is_refused(tmp_path: Path) -> None:
     write_snapshot(tmp_path, make_spec(Module.TOP1), 0)
     with pytest.raises(StateError, match="another spec"):
-        stage.run(make_spec(Module.SOFTMOE), tmp_path, tmp_path / "out.parquet")
+        stage.run(make_spec(Module.SOFTMOE), tmp_path, tmp_path / "out.parquet", tmp_path / "tokens.parquet")
 
 
 def test_a_diverged_snapshot_is_refused_and_nothing_written(tmp_path: Path) -> None:
     spec = make_spec(Module.BASELINE)
     file = write_snapshot(tmp_path, spec, 0, poison=True)
     with pytest.raises(StateError, match=f"{file.name}.*not finite"):
-        stage.run(spec, tmp_path, tmp_path / "out.parquet")
-    assert not (tmp_path / "out.parquet").exists()
+        stage.run(spec, tmp_path, tmp_path / "out.parquet", tmp_path / "tokens.parquet")
+    assert not list(tmp_path.glob("*.parquet"))

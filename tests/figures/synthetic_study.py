@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
+from moerl.analysis.tokens import routed_tokens
+from moerl.networks.routing import slot_averages, soft_routing, top1_routing
 from moerl.study.config import load_study
 from moerl.study.expansion import Run, Study
-from moerl.study.paths import analysis_file, divergence_file, run_dir
+from moerl.study.paths import analysis_file, divergence_file, run_dir, tokens_file
+from moerl.study.specs import Module
 from moerl.study.standing import Divergence
 
 STUDY = """
@@ -109,6 +113,31 @@ def write_analysis(study: Study, run: Run, results: Path) -> None:
     pd.concat(parts, ignore_index=True).to_parquet(path, index=False)
 
 
+def write_tokens(study: Study, run: Run, results: Path) -> None:
+    """A plausible token file: made-up frames with a bright square, two snapshots, routing by what is seen."""
+    network = study.variants[run.variant]
+    generator = np.random.default_rng([run.seed, 2, *run.variant.encode(), *run.game.encode()])
+    parts = []
+    for iteration in (0, 1):
+        frames = np.full((2, 84, 84), 40, np.uint8)
+        frames[1, 20 : 50 + 10 * iteration, 30:60] = 200
+        cells = frames[:, ::8, ::8].reshape(2, -1)
+        logits = generator.normal(0, 0.4, (2, cells.shape[1], network.num_experts))
+        logits[..., 3] += np.where(cells == 200, 4.0, 0.0)
+        logits[..., 5] += np.where(cells == 40, 0.7, 0.0)
+        if network.module is Module.TOP1:
+            routing = top1_routing(jnp.asarray(2 * logits), None, 16)
+        else:
+            routing = soft_routing(
+                jnp.asarray(logits), slot_averages(jnp.asarray(logits)), network.num_experts
+            )
+        frame = (iteration + 1) * study.iteration_frames
+        parts.append(routed_tokens(network, routing, frames).assign(iteration=iteration, frame=frame))
+    path = tokens_file(results, run)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.concat(parts, ignore_index=True).to_parquet(path, index=False)
+
+
 def load(folder: Path, **settings: str) -> Study:
     """Write a study file into `folder` and load it."""
     defaults = {
@@ -133,4 +162,6 @@ def write_runs(study: Study, figure_name: str, results: Path) -> list[Run]:
         write_returns(study, run, results)
         if figure.kind == "analysis":
             write_analysis(study, run, results)
+        if figure.kind == "routing":
+            write_tokens(study, run, results)
     return runs

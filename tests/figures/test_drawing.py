@@ -11,14 +11,16 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from moerl.figures.bars import grouped_bars
 from moerl.figures.curves import band_curve, frames_axis, from_zero, ticks
-from moerl.figures.notes import SIZE, absent_panel, finish, legend_columns, partial_note
+from moerl.figures.notes import SIZE, absent_panel, finish, partial_note
 from moerl.figures.scaling import parameter_rows
 from moerl.figures.schematics import schematic
-from moerl.figures.style import SERIES, SPARE, paper_style, save, styles
+from moerl.figures.style import COLUMN, PAGE, SERIES, SPARE, legend_columns, paper_style, save, styles
+from moerl.study.errors import UserError
 from moerl.study.figures import FigureSpec
 
 NAN = float("nan")
@@ -43,7 +45,7 @@ def test_methods_keep_their_look_whatever_else_is_drawn() -> None:
     }
     looks = [*(SERIES[name] for name in ("Baseline", "SoftMoE", "Top1-MoE")), *SPARE]
     assert len({look.colour for look in looks}) == len({look.marker for look in looks}) == len(looks)
-    with pytest.raises(ValueError, match="'m5'"):
+    with pytest.raises(UserError, match="'m5'"):
         styles(f"m{i}" for i in range(6))
 
 
@@ -65,6 +67,18 @@ def test_no_two_series_of_a_figure_look_alike() -> None:
             == len(looks)
         )
         assert set(names) <= set(SERIES)  # the paper's series have looks of their own
+
+
+def test_a_legend_fits_its_figure() -> None:
+    labels = ["Baseline", "SoftMoE", "Top1-MoE", "Top2-MoE"]
+    with paper_style():
+        assert [legend_columns(labels[:n], COLUMN) for n in (1, 3, 4)] == [1, 3, 2]  # 4: not three and one
+        assert legend_columns(labels, PAGE) == 4
+        for shown in (labels, ["a name that is about as wide as the figure is", "another"]):
+            figure = Figure((COLUMN, 2))
+            handles = [Line2D([], []) for _ in shown]
+            legend = figure.legend(handles, shown, ncols=legend_columns(shown, COLUMN))
+            assert legend.get_window_extent().width <= COLUMN * figure.dpi
 
 
 def test_bars_stand_where_and_as_high_as_they_should(ax: Axes) -> None:
@@ -180,13 +194,6 @@ def test_saving_leaves_no_time_or_version_in_the_files(tmp_path) -> None:
         save(figure, [tmp_path / f"new/f.{suffix}" for suffix in ("pdf", "png", "svg")])
     for file in (tmp_path / "new").iterdir():
         assert not any(word in file.read_bytes() for word in (b"atplotlib v", b"CreationDate", b"<dc:date>"))
-
-
-def test_legends_fill_their_rows_evenly_and_fit() -> None:
-    assert legend_columns(["Baseline", "SoftMoE", "Top1-MoE"], 3.25) == 3
-    assert legend_columns(["Top1-MoE PerConv"] * 6, 3.25) == 2
-    assert legend_columns(["Regular (normalised)"] * 5, 6.75) == 3  # not four and one
-    assert legend_columns(["a name that is wider than the figure, alas" * 3], 3.25) == 1
 
 
 def test_parameters_stand_below_their_bars(ax: Axes) -> None:

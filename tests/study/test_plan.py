@@ -59,6 +59,7 @@ PAPERS_COUNTS = {
     "fig18": (400, 400),
     "fig19": (360, 0),
     "fig20": (555, 555),
+    "routing": (2, 0),
 }
 """Runs of each figure, and those that no figure before it has (method 1.1)."""
 PAPERS_TOTALS = {

@@ -33,7 +33,8 @@ def dry_run(project: Project, *arguments: str) -> dict[str, int]:
 def test_snakemake_alone_plans_the_demo_study(clone: Project) -> None:
     planned = dry_run(clone)
     assert planned["all"] == 1
-    assert planned["figure"] == len(DEMO["figures"])
+    usual = [name for name, override in DEMO["figures"].items() if not override.get("on_request")]
+    assert planned["figure"] == len(usual) < len(DEMO["figures"])
     said = clone.run("snakemake", "--dry-run").stdout
     assert "results/demo/figures/fig01.pdf" in said
 
@@ -51,6 +52,12 @@ def test_the_slurm_profile_plans_the_paper_study_in_a_clean_clone(clone: Project
 def test_a_study_given_replaces_the_profiles(clone: Project) -> None:
     planned = dry_run(clone, "fig10", "--profile", "slurm", "--configfile", "config/studies/demo.yaml")
     assert set(planned) == {"train_0_1", "analyse", "scores", "table", "figure", "fig10", "total"}
+
+
+def test_a_figure_on_request_is_a_target(clone: Project) -> None:
+    planned = dry_run(clone, "routing")
+    stages = {"train_0_1": 2, "analyse": 2, "scores": 1, "table": 1, "figure": 1, "routing": 1}
+    assert planned == stages | {"total": 8}
 
 
 def test_a_study_with_evaluation_collects_it(clone: Project) -> None:

@@ -6,6 +6,7 @@ rule analyse:
         analysed_run,
     output:
         analysis_file(RESULTS, Run("{agent}", "{variant}", "{game}", "{seed}", "")),
+        tokens_file(RESULTS, Run("{agent}", "{variant}", "{game}", "{seed}", "")),
     log:
         LOGS / "analyse/{agent}/{variant}/{game}/seed{seed}.log",
     benchmark:

@@ -1,5 +1,5 @@
 # Named targets, one per figure of the study and per table of the paper: fig01, table2, … (`all` is in the root
-# Snakefile), and the manifest.
+# Snakefile), and the manifest. A figure that a study makes on request is in neither of these two.
 
 
 for _name in study.figures:
@@ -40,7 +40,7 @@ for _name in TABLES:
 
 rule manifest:
     input:
-        [products(figure) for figure in study.figures],
+        [products(figure) for figure in study.usual_figures],
         [spec_table_files(RESULTS, name) for name in made_tables(study)],
     output:
         RESULTS / "manifest.json",

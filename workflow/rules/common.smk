@@ -27,6 +27,7 @@ from moerl.study.paths import (
     scores_file,
     spec_table_files,
     table_files,
+    tokens_file,
     train_log,
 )
 from moerl.study.specs import canonical_json
@@ -180,6 +181,7 @@ def aggregated(figure):
             "curves": [spec.measure, spec.panel_per],
             "caption": caption(study, figure),
             "parameters": counted(spec),
+            "routing": [spec.snapshot, spec.state],
             "x": spec.x.label if spec.x else None,
             "iteration_frames": study.iteration_frames,
             "early_readout": study.early_readout,
@@ -333,13 +335,14 @@ def analysed_run(wildcards):
 
 
 def analyses_of(wildcards):
-    """The analysis files of an analysis figure; none for the others."""
+    """The analysis files of a figure that shows analyses; none for the others."""
     figure = study.figures[wildcards.figure]
-    if figure.kind != "analysis":
+    if not figure.analysed:
         return []
     without = left_out(wildcards.figure)
     runs = [run for run in study.figure_runs(figure) if run not in without]
-    return [analysis_file(RESULTS, run) for run in runs]
+    file = tokens_file if figure.kind == "routing" else analysis_file
+    return [file(RESULTS, run) for run in runs]
 
 
 def previous_resume(wildcards, seeds):

@@ -96,7 +96,7 @@ def measure(agent: ValueAgent, snapshot: Snapshot) -> Metrics:
 
 def measure_batch(agent: ValueAgent, snapshot: Snapshot, batch: Batch) -> Metrics:
     """Every metric on one batch `[B]`."""
-    outputs = jax.device_get(_outputs(agent, snapshot.params, batch.state))
+    outputs = jax.device_get(network_outputs(agent, snapshot.params, batch.state))
     kernel = empirical_ntk(agent, snapshot, batch)
     if not (np.isfinite(kernel).all() and all(np.isfinite(o).all() for o in jax.tree.leaves(outputs))):
         raise FloatingPointError("the network's outputs or gradients are not finite")
@@ -135,7 +135,8 @@ def _targets(agent: ValueAgent, params: Params, target_params: Params, batch: Ba
 
 
 @partial(jax.jit, static_argnames="agent")
-def _outputs(agent: ValueAgent, params: Params, states: jax.Array) -> NetworkOutput:
+def network_outputs(agent: ValueAgent, params: Params, states: jax.Array) -> NetworkOutput:
+    """What the network computes for `states` `[B, 4, 84, 84]`, without noise and with a fixed random Φ."""
     return agent.evaluate(params, states)
 
 
@@ -170,21 +171,19 @@ def _ntk_ranks(agent: ValueAgent, kernel: Array, outputs: NetworkOutput) -> Metr
     }
 
 
-def published_outputs(module: Module, outputs: NetworkOutput) -> list[jax.Array]:
+def published_outputs(module: Module | str, outputs: NetworkOutput) -> list[jax.Array]:
     """The outputs whose Gram matrices the published code adds to the NTK (B7), as `[B, ...]` arrays.
 
     Baseline: Q-values and head input (its `hidden_act`; the penultimate ReLU is that same vector).
-    MoE: Q-values, the combined tokens twice (returned as `moe_out.values` and as `hidden_act`) and
-    the experts' hidden activations. Distributional heads: logits and probabilities as well.
+    MoE, also a custom one: Q-values, the combined tokens twice (returned as `moe_out.values` and as
+    `hidden_act`) and the experts' hidden activations. Distributional heads: logits and probabilities as well.
     What the published MoE also adds and this leaves out: the router's probabilities, top weights and
     top expert indices.
     """
     heads = [outputs.q_values]
     if outputs.logits.shape[-1] > 1:
         heads += [outputs.logits, jax.nn.softmax(outputs.logits, axis=-1)]
-    match module:
-        case Module.BASELINE:
-            return [*heads, outputs.head_input]
-        case Module.SOFTMOE | Module.TOP1:
-            tokens = outputs.head_input
-            return [*heads, tokens, tokens, outputs.hidden]
+    if module is Module.BASELINE:
+        return [*heads, outputs.head_input]
+    tokens = outputs.head_input
+    return [*heads, tokens, tokens, outputs.hidden]

@@ -1,6 +1,7 @@
-"""The analysis stage: a run's snapshots in, one tidy table out.
+"""The analysis stage: a run's snapshots in, two tidy tables out: metrics, and the routing of single tokens.
 
-Columns: `iteration` (0-based), `frame` (emulated frames at the iteration's end), `metric`, `value`.
+Columns of the first: `iteration` (0-based), `frame` (emulated frames at the iteration's end), `metric`,
+`value`. Those of the second are in `moerl.analysis.tokens`, after the same `iteration` and `frame`.
 """
 
 from __future__ import annotations
@@ -9,20 +10,22 @@ import io
 from pathlib import Path
 
 import jax
+import numpy as np
 import pandas as pd
 
 from moerl.agents.value import ValueAgent
 from moerl.analysis import snapshot
+from moerl.analysis.tokens import token_table
 from moerl.study.errors import UserError
 from moerl.study.long_step import long_step
 from moerl.study.specs import TrainSpec
 from moerl.training.statefile import StateError, write_atomic
 
 
-def run(spec: TrainSpec, run_dir: Path, out: Path) -> None:
-    """Measure every snapshot of the run in `run_dir` and write `out` (Parquet, atomically).
+def run(spec: TrainSpec, run_dir: Path, out: Path, tokens_out: Path) -> None:
+    """Measure every snapshot of the run in `run_dir`; write `out` and `tokens_out` (Parquet, atomically).
 
-    Equal snapshots give equal bytes.
+    Equal snapshots give equal bytes. For a baseline, which routes nothing, `tokens_out` has no rows.
 
     Raises:
         UserError: The run left no snapshots.
@@ -35,19 +38,30 @@ def run(spec: TrainSpec, run_dir: Path, out: Path) -> None:
         )
     agent = ValueAgent(spec.hyper, spec.network, spec.num_actions)
     rows: list[tuple[int, int, str, float]] = []
+    tokens: list[pd.DataFrame] = []
     for path in long_step(paths, "snapshots analysed"):
         taken = snapshot.read(path, spec)
-        rows += [(taken.iteration, taken.frame, *m) for m in _measure(agent, taken, path).items()]
-    table = pd.DataFrame(rows, columns=["iteration", "frame", "metric", "value"])
+        metrics, routed = _measure(agent, taken, path)
+        rows += [(taken.iteration, taken.frame, *m) for m in metrics.items()]
+        for place, name in enumerate(("iteration", "frame")):
+            routed.insert(place, name, np.full(len(routed), getattr(taken, name), np.int64))
+        tokens.append(routed)
+    _write(tokens_out, pd.concat(tokens, ignore_index=True))
+    _write(out, pd.DataFrame(rows, columns=["iteration", "frame", "metric", "value"]))
+
+
+def _write(out: Path, table: pd.DataFrame) -> None:
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False)
     write_atomic(out, buffer.getvalue())
 
 
-def _measure(agent: ValueAgent, taken: snapshot.Snapshot, path: Path) -> snapshot.Metrics:
-    """The metrics of one snapshot, computed in full float32 on any device."""
+def _measure(
+    agent: ValueAgent, taken: snapshot.Snapshot, path: Path
+) -> tuple[snapshot.Metrics, pd.DataFrame]:
+    """Metrics and token table of one snapshot, computed in full float32 on any device."""
     try:
         with jax.default_matmul_precision("float32"):
-            return snapshot.measure(agent, taken)
+            return snapshot.measure(agent, taken), token_table(agent, taken)
     except FloatingPointError as error:
         raise StateError(f"{path}: {error}: the run diverged") from error

@@ -95,9 +95,9 @@ def train(
 def analyse(
     study_path: Path, results: Path, agent: str, variant: str, game: str, seed: int, state: Path | None
 ) -> None:
-    """Dormant neurons, empirical NTK, feature norm and effective ranks of one run's snapshots."""
+    """Dormant neurons, empirical NTK, feature norm, effective ranks and routing of one run's snapshots."""
     from moerl.cli.train import configure_jax
-    from moerl.study.paths import analysis_file, run_dir
+    from moerl.study.paths import analysis_file, run_dir, tokens_file
     from moerl.study.standing import Standing
 
     study = load_study(study_path)
@@ -106,7 +106,8 @@ def analyse(
 
     run = Run(agent, variant, game, seed, study.analysed_milestone)
     folder = Standing(study, results, state).finished(run) or run_dir(results, run)
-    stage.run(study.train_spec(run.cell), folder, analysis_file(results, run))
+    outs = analysis_file(results, run), tokens_file(results, run)
+    stage.run(study.train_spec(run.cell), folder, *outs)
 
 
 @cli.command()

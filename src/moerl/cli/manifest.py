@@ -24,6 +24,7 @@ from moerl.study.paths import (
     scores_file,
     spec_table_files,
     table_files,
+    tokens_file,
 )
 from moerl.study.tables import made_tables
 
@@ -40,7 +41,8 @@ def products(study: Study, results: Path) -> Iterator[Path]:
                 yield from sorted((folder / "snapshots").glob("*.safetensors"))
     for name in made_tables(study):
         yield from spec_table_files(results, name)
-    for name, figure in study.figures.items():
+    for name in study.usual_figures:
+        figure = study.figures[name]
         if figure.over == "hours":
             continue  # it shows the wall-clock of the machine that trained
         if figure.kind == "schematic":
@@ -50,14 +52,16 @@ def products(study: Study, results: Path) -> Iterator[Path]:
         yield left_out_file(results, name)
         yield from table_files(results, name)
         yield from figure_files(results, name)
-        if figure.kind == "analysis":
-            yield from (analysis_file(results, run) for run in study.figure_runs(figure))
+        if figure.analysed:
+            for run in study.figure_runs(figure):
+                yield analysis_file(results, run)
+                yield tokens_file(results, run)
 
 
 def left_out(study: Study, results: Path) -> list[dict[str, str | int]]:
     """The runs that figures of the study were made without, each once, and why."""
     found: dict[tuple[str, ...], dict[str, str | int]] = {}
-    for name in study.figures:
+    for name in study.usual_figures:
         path = left_out_file(results, name)
         if path.is_file():
             with path.open(encoding="utf-8", newline="") as file:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from moerl.networks.counts import parameter_counts
 from moerl.statistics.latex import escape
-from moerl.study.config import config_dir, load_study, read_yaml, shared_agents, validate
+from moerl.study.config import config_dir, load_study, load_variants, read_yaml, shared_agents
 from moerl.study.errors import UserError, one_of
 from moerl.study.expansion import Study
 from moerl.study.figures import AGENT_TITLES, base_agent
@@ -78,7 +78,7 @@ def shared_scope() -> Scope:
     networks_file = folder / "networks.yaml"
     return Scope(
         _bases(shared_agents(folder)),
-        {k: validate(NetworkSpec, v, networks_file, k) for k, v in read_yaml(networks_file).items()},
+        load_variants(networks_file),
         PAPER_ACTIONS,
     )
 

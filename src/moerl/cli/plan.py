@@ -118,7 +118,7 @@ def make_plan(standing: Standing, figures: Sequence[str], benchmarks: Path = BEN
     Raises UserError on an unknown figure, or a record of a divergence that cannot be read.
     """
     study = standing.study
-    names = list(figures) or list(study.listed)
+    names = list(figures) or [name for name in study.listed if name not in study.on_request]
     left = work(standing, names)
     estimator = Estimator(study, benchmarks / "throughput.json", benchmarks / KNOWN.name)
     rows = [_row(name, left[name], estimator.estimate(left[name])) for name in names]

@@ -9,7 +9,7 @@ from typing import Any
 
 from moerl.study.errors import UserError
 from moerl.study.sizes import Size
-from moerl.study.specs import AgentSpec, NetworkSpec
+from moerl.study.specs import AgentSpec, NetworkSpec, canonical_json, identity
 
 KNOWN = Path(__file__).parents[3] / "benchmarks" / "results" / "parameters.json"
 """Sizes of the shared configuration's networks (benchmarks/count_parameters.py)."""
@@ -53,4 +53,4 @@ def write(file: Path, cells: list[tuple[AgentSpec, NetworkSpec]]) -> None:
 
 
 def _key(agent: AgentSpec, network: NetworkSpec) -> str:
-    return f"{network.model_dump_json()} {agent.head.model_dump_json()}"
+    return f"{canonical_json(identity('network', network))} {canonical_json(identity('hyper', agent.head))}"

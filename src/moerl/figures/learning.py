@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from moerl.figures.curves import band_curve, frames_axis, from_zero, ticks
-from moerl.figures.notes import absent_curves, absent_panel, legend_columns, series_legend
-from moerl.figures.style import COLUMN, NO_RUNS, PAGE, SeriesStyle, styles
+from moerl.figures.notes import absent_curves, absent_panel, series_legend
+from moerl.figures.style import COLUMN, NO_RUNS, PAGE, SeriesStyle, legend_columns, styles
 from moerl.study.figures import NO_EPISODE, FigureSpec
 
 _WIDE = 2.0  # inches: height of a row of one or two panels

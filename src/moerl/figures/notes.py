@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,13 +11,14 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.textpath import TextPath
 
-from moerl.figures.style import MUTED, WARNING
+from moerl.figures.style import MUTED, WARNING, legend_columns
 from moerl.study.expansion import Study
 
 SIZE = 5.5  # points
 _LINE = SIZE * 1.35 / 72  # inches
 _MARGIN = 0.06  # inches
 _NAMED = 6  # runs, or bars or curves, named on the face; the table names all
+_REMARK = 30  # characters of a line inside a panel
 
 ABSENT: dict[str, Any] = {"color": MUTED, "style": "italic", "fontsize": 5.5}
 """Look of a remark inside a panel on what it does not show."""
@@ -80,13 +82,6 @@ def finish(figure: Figure, reduced: str | None, partial: str | None, games: str 
     figure.set_layout_engine(ConstrainedLayoutEngine(rect=(0, share, 1, 1 - share)))
 
 
-def legend_columns(labels: Sequence[str], width: float, size: float = 7.5) -> int:
-    """Columns of a legend of `labels` in `size` points above a figure `width` inches wide, evenly filled."""
-    longest = max(TextPath((0, 0), label, size=size).get_extents().width for label in labels) / 72
-    columns = max(1, min(len(labels), int(width / (longest + 0.5))))
-    return -(-len(labels) // -(-len(labels) // columns))
-
-
 def series_legend(figure: Figure, axes: Iterable[Axes], names: Sequence[str], width: float) -> None:
     """One legend above all panels of a figure `width` inches wide: what they draw, ordered as `names`."""
     drawn = {name: one for ax in axes for one, name in zip(*ax.get_legend_handles_labels(), strict=True)}
@@ -118,6 +113,11 @@ def absent_panel(ax: Axes, reason: str) -> Axes:
 
 
 def absent_curves(ax: Axes, remarks: Sequence[str]) -> Axes:
-    """Say in a corner of a panel which curves it lacks: a line each, such as "no runs: SoftMoE"."""
-    ax.text(0.03, 0.97, "\n".join(remarks), transform=ax.transAxes, ha="left", va="top", **ABSENT)
+    """Say in a corner of a panel which curves it lacks, and why: such as "no runs: SoftMoE".
+
+    Lines are as short as the narrowest panels, and take no room from the axes.
+    """
+    lines = [line for remark in remarks for line in textwrap.wrap(remark, _REMARK, break_on_hyphens=False)]
+    text = ax.text(0.03, 0.97, "\n".join(lines), transform=ax.transAxes, ha="left", va="top", **ABSENT)
+    text.set_in_layout(False)
     return ax

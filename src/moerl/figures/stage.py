@@ -12,6 +12,7 @@ import pandas as pd
 from moerl.figures.analysis_grid import analysis_figure
 from moerl.figures.learning import learning_figure
 from moerl.figures.notes import finish, partial_note, reduced_note
+from moerl.figures.routing import routing_figure
 from moerl.figures.scaling import scaling_figure
 from moerl.figures.schematics import schematic
 from moerl.figures.style import paper_style, save
@@ -20,7 +21,7 @@ from moerl.study.errors import UserError
 from moerl.study.expansion import Study
 from moerl.study.paths import figure_files, table_files
 
-_TEXT = ("missing_runs", "games_left_out", "games_without_runs", "n_seeds", "actions")
+_TEXT = ("missing_runs", "games_left_out", "games_without_runs", "n_seeds", "actions", "pixels")
 
 
 def run(study: Study, figure_name: str, results: Path, allow_partial: bool = False) -> None:
@@ -53,6 +54,8 @@ def run(study: Study, figure_name: str, results: Path, allow_partial: bool = Fal
                 figure = learning_figure(table, spec, study.agents)
             case "analysis":
                 figure = analysis_figure(table, spec)
+            case "routing":
+                figure = routing_figure(table, spec)
         finish(figure, reduced_note(study, figure_name), partial, scored_games(study, figure_name))
         save(figure, figure_files(results, figure_name))
 

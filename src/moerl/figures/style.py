@@ -6,7 +6,7 @@ lightness, so the figures survive a greyscale printer. Widths are those of the I
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,11 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.textpath import TextPath
+from matplotlib.transforms import Bbox
 from matplotlib.ticker import MaxNLocator
+
+from moerl.study.errors import UserError
 
 COLUMN = 3.25  # inches: one column
 PAGE = 6.75  # inches: both columns
@@ -83,6 +87,9 @@ SPARE = (
     SeriesStyle("#000000", "*"),
 )
 
+# Experts 0, 1, … of a mixture. The same set, with a grey for its black, which a dark frame would swallow.
+EXPERTS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#A0A0A0")
+
 _RC: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same glyphs on every machine
     "font.size": 7.5,
@@ -133,7 +140,7 @@ def styles(names: Iterable[str]) -> dict[str, SeriesStyle]:
     A spare colour that one of the paper's series has in this figure is passed over.
 
     Raises:
-        ValueError: More unknown series than distinguishable looks.
+        UserError: More unknown series than distinguishable looks.
     """
     names = list(names)
     taken = {SERIES[name].colour for name in names if name in SERIES}
@@ -142,9 +149,19 @@ def styles(names: Iterable[str]) -> dict[str, SeriesStyle]:
     for name in names:
         style = SERIES.get(name) or next(spare, None)
         if style is None:
-            raise ValueError(f"more than {len(SPARE)} series without a fixed colour; the last: {name!r}")
+            raise UserError(f"more than {len(SPARE)} series without a fixed colour; the last: {name!r}")
         chosen[name] = style
     return chosen
+
+
+def legend_columns(labels: Sequence[str], width: float) -> int:
+    """How many columns of a legend fit into `width` inches: all in one row, else evenly filled rows."""
+    size = _RC["legend.fontsize"]
+    # matplotlib's own spacing: a handle of 2 em, 0.8 em to its label, 2 em between columns.
+    widest = max(TextPath((0, 0), label, size=size).get_extents().width for label in labels) + 4.8 * size
+    fitting = max(1, int((72 * width + 2 * size) // widest))
+    rows = -(-len(labels) // fitting)
+    return -(-len(labels) // rows)
 
 
 def round_steps() -> MaxNLocator:
@@ -154,6 +171,21 @@ def round_steps() -> MaxNLocator:
 
 def save(figure: Figure, files: Iterable[Path]) -> None:
     """Write `figure` to each file in the format of its suffix: same figure, same bytes."""
+    _settle(figure)
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(file, metadata=_METADATA[file.suffix[1:]])
+
+
+def _settle(figure: Figure) -> None:
+    """Lay the figure out once, for all formats, at rounded positions.
+
+    The layout's solver is exact to rounding only, and the last digits differ between processes; the names of
+    clip paths in an SVG file would tell.
+    """
+    figure.set_dpi(mpl.rcParams["savefig.dpi"])
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for ax in figure.axes:
+        rounded = (round(edge, 6) for edge in ax.get_position(original=True).bounds)
+        ax.set_position(Bbox.from_bounds(*rounded))

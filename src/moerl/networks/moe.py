@@ -151,21 +151,27 @@ class Top1MoE(nn.Module):
         return MoEOutput(routed * top_gate(routing.gates)[..., None], hidden, routing)
 
 
-def build_moe(spec: NetworkSpec, noisy: bool = False) -> SoftMoE | Top1MoE:
-    """The mixture `spec` names, with noisy or plain experts, to be bound under the parameter name `moe`.
-
-    Raises:
-        ValueError: `spec` is a baseline, or its experts are more than a penultimate layer.
-    """
-    if spec.expert_type is not ExpertType.REGULAR:
-        raise ValueError(f"experts of type {spec.expert_type.value!r} are built by `mixtures`")
-    sizes: dict[str, Any] = {
+def sizes_of(spec: NetworkSpec, noisy: bool) -> dict[str, Any]:
+    """The fields that every mixture in place of a penultimate layer has."""
+    return {
         "num_experts": spec.num_experts,
         "hidden_units": spec.hidden_units,
         "noisy": noisy,
         "capacity_factor": spec.capacity_factor,
         "slots": spec.slots_per_expert,
     }
+
+
+def build_moe(spec: NetworkSpec, noisy: bool = False) -> SoftMoE | Top1MoE:
+    """The mixture `spec` names, with noisy or plain experts, to be bound under the parameter name `moe`.
+
+    Raises:
+        ValueError: `spec` is a baseline, its module is none of the paper's, or its experts are more than a
+            penultimate layer.
+    """
+    if spec.expert_type is not ExpertType.REGULAR:
+        raise ValueError(f"experts of type {spec.expert_type.value!r} are built by `mixtures`")
+    sizes = sizes_of(spec, noisy)
     match spec.module:
         case Module.SOFTMOE:
             return SoftMoE(**sizes, phi=spec.phi, normalised=spec.normalised, name="moe")
@@ -173,3 +179,5 @@ def build_moe(spec: NetworkSpec, noisy: bool = False) -> SoftMoE | Top1MoE:
             return Top1MoE(**sizes, router_noise=spec.router_noise, name="moe")
         case Module.BASELINE:
             raise ValueError("a baseline has no mixture of experts")
+        case path:
+            raise ValueError(f"{path} is built by `custom`")

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from moerl.networks import custom
 from moerl.networks.encoders import build_encoder
 from moerl.networks.heads import Head, q_values
 from moerl.networks.mixtures import BigMixture, LayerMixtures
@@ -99,8 +100,12 @@ class QNetwork(nn.Module):
             layer = dense(self.head.noisy, self.spec.hidden_units * self.spec.width, "hidden")
             hidden = nn.relu(layer(features.reshape(*batch, -1), keys.dense))
             return hidden, hidden, None
-        moe = build_moe(self.spec, self.head.noisy)
-        mixed = moe(tokenise(features, self.spec.tokens), keys.experts, keys.router)
+        build = custom.build_moe if self.spec.custom else build_moe
+        moe = build(self.spec, self.head.noisy)
+        tokens = tokenise(features, self.spec.tokens)
+        mixed = moe(tokens, keys.experts, keys.router)
+        if self.spec.custom:
+            custom.check_output(self.spec, tokens, mixed)
         return mixed.tokens.reshape(*batch, -1), mixed.hidden, mixed.routing
 
 

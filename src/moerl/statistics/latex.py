@@ -119,10 +119,27 @@ def analysis_latex(table: pd.DataFrame, figure: FigureSpec, headline: str) -> st
     return _tabular(headline, "l" + "c" * len(labels), header, body[:-1], remarks)
 
 
+def routing_latex(table: pd.DataFrame, _: FigureSpec, headline: str) -> str:
+    """How the tokens share the experts: a row per series, a column per expert. The CSV has every token."""
+    experts = range(int(table["experts"].max()))
+    first = table.dropna(subset="token").iloc[0]
+    place = f"{first['game']}, seed {first['seed']}, after {int(first['iteration']) + 1} iterations"
+    body = [_span(len(experts) + 3, escape(f"{place}, state {first['state']}: percent of tokens"))]
+    for series, rows in table.groupby("series", sort=False):
+        tokens = rows.dropna(subset="token")
+        counts = tokens["expert"].value_counts().reindex(experts[: rows["experts"].iloc[0]], fill_value=0)
+        shares = [*(100 * counts.reindex(experts) / len(tokens)), 100 * tokens["dropped"].mean()]
+        cells = [number(value) for value in (*shares, tokens["gate"].astype(float).mean())]
+        body.append(_row([escape(str(series)), *cells]))
+    header = _row(["Expert", *map(str, experts), "Dropped", "Mean weight"])
+    return _tabular(headline, "l" + "r" * (len(experts) + 2), header, body, _remarks(table, len(experts) + 3))
+
+
 FORMATS: dict[str, Callable[[pd.DataFrame, FigureSpec, str], str]] = {
     "bars": bars_latex,
     "curves": curves_latex,
     "analysis": analysis_latex,
+    "routing": routing_latex,
 }
 
 

@@ -33,6 +33,20 @@ SCORE_COLUMNS = (
     "human_normalised",
 )
 ANALYSIS_COLUMNS = ("iteration", "frame", "metric", "value")
+TOKEN_COLUMNS = (
+    "iteration",
+    "frame",
+    "state",
+    "token",
+    "top",
+    "bottom",
+    "left",
+    "right",
+    "expert",
+    "gate",
+    "dropped",
+    "pixels",
+)
 LEFT_OUT_COLUMNS = ("agent", "variant", "game", "seed", "milestone", "why")
 
 
@@ -86,6 +100,28 @@ def read_analysis(path: Path, metrics: list[str]) -> pd.DataFrame:
     wanted = table[table["metric"].isin(metrics)].reset_index(drop=True)
     _refuse_non_finite(path, wanted["iteration"], wanted["value"], "value")
     return wanted
+
+
+def read_tokens(path: Path, snapshot: int | None, state: int) -> pd.DataFrame:
+    """The tokens of one state from one run's token file, columns `TOKEN_COLUMNS`.
+
+    Args:
+        path: The file.
+        snapshot: Finished iterations of the snapshot, as in its file's name; None: the last.
+        state: Which of the analysed states, from 0.
+
+    Raises:
+        UserError: There is no such snapshot or state, or a token has no place in the frame.
+    """
+    table = _read(path, TOKEN_COLUMNS)
+    iteration = table["iteration"].max() if snapshot is None else snapshot - 1
+    chosen = table[(table["iteration"] == iteration) & (table["state"] == state)]
+    if chosen.empty:
+        which = "the last snapshot" if snapshot is None else f"snapshot {snapshot}"
+        raise UserError(f"{path}: no tokens of state {state} in {which}; analyse this run again")
+    if chosen["top"].isna().any():
+        raise UserError(f"{path}: its tokens have no place in the frame; only perconv tokens do")
+    return chosen.reset_index(drop=True)
 
 
 def read_scores(path: Path, over: Literal["frames", "hours"] = "frames") -> pd.DataFrame:

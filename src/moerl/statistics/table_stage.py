@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from moerl.statistics import latex
-from moerl.statistics.readers import read_analysis, read_left_out, read_scores
+from moerl.statistics.readers import read_analysis, read_left_out, read_scores, read_tokens
 from moerl.statistics.scores_stage import Shown, shown_runs
 from moerl.statistics.tables import (
     PARAMETER_COLUMNS,
@@ -18,12 +18,13 @@ from moerl.statistics.tables import (
     bar_table,
     curve_table,
     readouts,
+    routing_table,
 )
 from moerl.study.captions import caption
 from moerl.study.errors import UserError
 from moerl.study.expansion import Run, Study
 from moerl.study.figures import FigureSpec
-from moerl.study.paths import analysis_file, left_out_file, scores_file, table_files
+from moerl.study.paths import analysis_file, left_out_file, scores_file, table_files, tokens_file
 from moerl.study.sizes import SizeOf
 from moerl.study.standing import MISSING
 
@@ -41,7 +42,7 @@ def run(
     allow_partial: bool = False,
     sizes: SizeOf | None = None,
 ) -> None:
-    """Write `tables/<figure>.csv` and `.tex` from the scores and, for analyses, the analysis files.
+    """Write `tables/<figure>.csv` and `.tex` from the scores and, for analyses, the analysis or token files.
 
     Args:
         study: The study.
@@ -56,7 +57,7 @@ def run(
     figure = study.data_figure(figure_name)
     scores = read_scores(scores_file(results, figure_name), figure.over)
     left_out = read_left_out(left_out_file(results, figure_name))
-    build = {"bars": _bars, "curves": _curves, "analysis": _analysis}[figure.kind]
+    build = {"bars": _bars, "curves": _curves, "analysis": _analysis, "routing": _routing}[figure.kind]
     table = build(study, figure, scores, left_out, results)
     if figure.parameters and sizes is not None:
         table = _with_parameters(table, study, figure, sizes)
@@ -150,6 +151,27 @@ def _analysis(
         if s not in (scored if metric == RETURN else analysed)
     )
     return analysis_table(pd.concat(parts, ignore_index=True), cells, missing)
+
+
+def _routing(
+    study: Study, figure: FigureSpec, scores: pd.DataFrame, left_out: LeftOut, results: Path
+) -> pd.DataFrame:
+    assert figure.state is not None
+    shown = list(shown_runs(study, figure))
+    scored = _shown_in(scores, shown)
+    parts: list[tuple[dict[str, Any], pd.DataFrame | None]] = []
+    for s in shown:
+        run, path = s.run, tokens_file(results, s.run)
+        key = {name: getattr(run, name) for name in ("agent", "variant", "game", "seed")}
+        key |= {"series": s.series, "experts": study.variants[run.variant].num_experts, "missing_runs": ""}
+        if s in scored and path.is_file():
+            parts.append((key, read_tokens(path, figure.snapshot, figure.state)))
+        else:
+            why = NOT_ANALYSED if s in scored else left_out.get(run, MISSING)
+            parts.append((key | {"missing_runs": f"{run.name} ({why})"}, None))
+    if all(tokens is None for _, tokens in parts):
+        raise UserError(f"{study.path}: routing: none of its runs is analysed")
+    return routing_table(parts)
 
 
 def _with_parameters(table: pd.DataFrame, study: Study, figure: FigureSpec, sizes: SizeOf) -> pd.DataFrame:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from moerl.statistics.iqm import BAR_REPETITIONS, CURVE_REPETITIONS, Scores, iqm_estimate, mean_estimate
+from moerl.statistics.readers import TOKEN_COLUMNS
 from moerl.study.errors import UserError
 from moerl.study.figures import NO_EPISODE, Measure
 from moerl.study.long_step import long_step
@@ -60,6 +61,16 @@ CURVE_COLUMNS = (
 )
 PARAMETER_COLUMNS = ("parameters_min", "parameters_max", "actions")
 """Of a bar figure that tells parameters: those of its networks for the games with fewest and most actions."""
+ROUTING_COLUMNS = (
+    "series",
+    "agent",
+    "variant",
+    "game",
+    "seed",
+    "experts",
+    *TOKEN_COLUMNS,
+    "missing_runs",
+)
 LAST_ITERATIONS = 5  # of the robust read-out (method 1.0)
 
 # Every point has its own generator from this seed: equal scores get equal intervals in every
@@ -272,6 +283,28 @@ def analysis_table(
             rows.append(key | {"iteration": iteration} | _mean_row(point))
     table = pd.DataFrame(rows, columns=list(ANALYSIS_COLUMNS))
     return table.astype({"iteration": "Int64", "n_seeds": "int64"})
+
+
+def routing_table(parts: Iterable[tuple[Mapping[str, Any], pd.DataFrame | None]]) -> pd.DataFrame:
+    """The table of a routing figure, columns `ROUTING_COLUMNS`: a row per run and token.
+
+    `pixels` are the newest frame in the token's cell, row by row, two hexadecimal digits per pixel.
+
+    Args:
+        parts: What all rows of a run say (`series` to `experts`, `missing_runs`), and its tokens, columns
+            `TOKEN_COLUMNS`; None for a run that is left out, which keeps one row.
+    """
+    shown = []
+    for key, tokens in parts:
+        rows = (
+            pd.DataFrame(index=[0])
+            if tokens is None
+            else tokens.assign(pixels=tokens["pixels"].map(bytes.hex))
+        )
+        shown.append(rows.assign(**key).reindex(columns=list(ROUTING_COLUMNS)).astype(object))
+    table = pd.concat(shown, ignore_index=True)
+    whole = [name for name in TOKEN_COLUMNS if name not in ("gate", "dropped", "pixels")]
+    return table.astype(dict.fromkeys(whole, "Int64") | {"dropped": "boolean"})
 
 
 def _mean_row(point: pd.DataFrame) -> dict[str, Any]:

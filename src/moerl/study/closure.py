@@ -31,6 +31,14 @@ def closure_digest(root: str, source: Path | None = None) -> str:
     return digest.hexdigest()[:16]
 
 
+def source_digest(file: Path) -> str:
+    """First 16 hex digits of the SHA-256 over the normalised source of one file, its imports left out.
+
+    Raises SyntaxError.
+    """
+    return hashlib.sha256(_normalised(ast.parse(file.read_bytes())).encode()).hexdigest()[:16]
+
+
 def import_closure(root: str, source: Path) -> set[str]:
     """Dotted names of `root`, the modules of this package that it imports however deep, and their packages.
 
@@ -66,10 +74,15 @@ def _read(path: Path | None) -> tuple[str, list[str]]:
     assert path is not None
     tree = ast.parse(path.read_bytes())
     imported = list(_imports(tree))
+    return _normalised(tree), imported
+
+
+def _normalised(tree: ast.Module) -> str:
+    """The source of `tree` without comments, docstrings and formatting; changes `tree`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = [s for s in node.body if not _is_text(s)] or [ast.Pass()]
-    return ast.unparse(tree), imported
+    return ast.unparse(tree)
 
 
 def _is_text(statement: ast.stmt) -> bool:

@@ -28,7 +28,9 @@ from moerl.study.expansion import Deviations, Study, frames_label
 from moerl.study.figures import (
     AGENT_FAMILIES,
     AGENT_TITLES,
+    COLOURED_EXPERTS,
     ENCODER_TITLES,
+    ROUTING_CHOICES,
     FigureOverride,
     FigureSpec,
     Panel,
@@ -37,7 +39,9 @@ from moerl.study.figures import (
     base_agent,
 )
 from moerl.study.games import SET_TITLES, Game, GameChoice, game_sets, load_games, union
+from moerl.study.modules import module_source
 from moerl.study.specs import (
+    ANALYSED_STATES,
     FRAMES_PER_STEP,
     AgentSpec,
     Encoder,
@@ -47,6 +51,7 @@ from moerl.study.specs import (
     NetworkSpec,
     NonNegativeInt,
     PositiveInt,
+    Tokens,
 )
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -116,7 +121,7 @@ class StudyFile(Frozen):
     cpu_threads: PositiveInt = 1
     """XLA threads per job on a CPU; part of the spec, because it changes rounding."""
     snapshot_every: NonNegativeInt
-    """Iterations between the snapshots that analysis figures need."""
+    """Iterations between the snapshots that are analysed."""
     iteration_end: IterationEnd = IterationEnd.EPISODE
     """Whether an iteration goes on to the end of its episode, or ends with the step."""
     max_noops: NonNegativeInt = 0
@@ -244,6 +249,7 @@ def load_study(path: Path) -> Study:
         games=games,
         figures={name: figures[name] for name in drawn},
         planned={name: figures[name] for name in file.figures if name not in drawn},
+        on_request=frozenset(name for name, override in file.figures.items() if override.on_request),
         configured_figures=figures,
         seeds=file.seeds,
         seeds_per_job=file.seeds_per_job,
@@ -302,14 +308,41 @@ def _merged(
     return agents
 
 
+def load_variants(shared: Path) -> dict[str, NetworkSpec]:
+    """The shared network variants, by name. Raises ConfigError."""
+    return {
+        name: _with_source(validate(NetworkSpec, value, shared, name), shared, name)
+        for name, value in read_yaml(shared).items()
+    }
+
+
+def _with_source(spec: NetworkSpec, file: Path, where: str) -> NetworkSpec:
+    """`spec` with its options checked and the digest of its module's source, if that is a custom one.
+
+    The module is not imported: whether it works is seen where JAX is used anyway.
+    """
+    if not spec.custom:
+        return spec
+    if spec.source is not None:
+        raise ConfigError(file, f"{where}.source", "is computed from the module's file; leave it out")
+    try:
+        found = module_source(spec.module)
+    except ValueError as error:
+        raise ConfigError(file, f"{where}.module", f"bad value {spec.module!r}: {error}") from error
+    given = validate(found.options, dict(spec.options), file, f"{where}.options")
+    options = tuple(sorted(given.model_dump(exclude_unset=True).items()))
+    return spec.model_copy(update={"options": options, "source": found.digest})
+
+
 def _variants(shared: Path, file: StudyFile, path: Path) -> dict[str, NetworkSpec]:
-    variants = {name: validate(NetworkSpec, value, shared, name) for name, value in read_yaml(shared).items()}
+    variants = load_variants(shared)
     for name in file.variants:
         if not NAME.fullmatch(name):
             raise ConfigError(path, f"variants.{name}", "lower-case letters, digits, '-' and '_' only")
         if name in variants:
             raise ConfigError(path, f"variants.{name}", f"already defined in {shared}; choose another name")
-    return variants | file.variants
+    own = {name: _with_source(spec, path, f"variants.{name}") for name, spec in file.variants.items()}
+    return variants | own
 
 
 def _figures(
@@ -340,6 +373,7 @@ def _figures(
         spec = validate(FigureSpec, raw, shared, name)
         if name in file.figures:
             figures[name] = resolver.resolve(name, spec, file.figures[name])
+            figures[name] = _with_choices(name, figures[name], file, path, variants)
         elif spec.kind == "analysis":
             with suppress(ConfigError):
                 figures[name] = resolver.resolve(name, spec, FigureOverride())
@@ -393,7 +427,12 @@ class _Resolver:
             whole = self._choice(name, override.games, spec.games)
             update["games"] = whole.games
         encoder = update.get("encoder", spec.encoder)
-        update["series"] = self._series(f"{name}.series", spec.series, encoder, spec.agents)
+        added = f"figures.{name}.add_series"
+        _check_added(spec, override, self.path, added)
+        update["series"] = (
+            *self._series(self.shared, f"{name}.series", spec.series, encoder, spec.agents),
+            *self._series(self.path, added, override.add_series, encoder, spec.agents),
+        )
         divided = spec.kind == "bars" or (spec.kind == "curves" and spec.panel_per == "agent")
         update["panels"] = tuple(
             one
@@ -438,8 +477,11 @@ class _Resolver:
                 update["games"] = None
         if panel.series or panel.encoder:
             at = f"{name}{where if panel.series else ''}.series"
-            series = panel.series or spec.series
-            update["series"] = self._series(at, series, panel.encoder or encoder, (panel.agent,))
+            own, agents = panel.encoder or encoder, (panel.agent,)
+            update["series"] = (
+                *self._series(self.shared, at, panel.series or spec.series, own, agents),
+                *self._series(self.path, f"figures.{name}.add_series", override.add_series, own, agents),
+            )
         for i, template in enumerate(spec.x.agents if spec.x else ()):
             agent = template.format(agent=panel.agent)
             if panel.agent in self.trainable and agent not in self.trainable:
@@ -454,11 +496,11 @@ class _Resolver:
             yield filled.model_copy(update={"title": title, "games": games})
 
     def _series(
-        self, where: str, series: tuple[Series, ...], encoder: Encoder, agents: Iterable[str]
+        self, file: Path, where: str, series: tuple[Series, ...], encoder: Encoder, agents: Iterable[str]
     ) -> tuple[Series, ...]:
         """Series with their encoder filled in; variants must exist, but for agents that play no Atari."""
         filled = tuple(
-            s.model_copy(update={"variants": tuple(v.format(encoder=encoder) for v in s.variants)})
+            s.model_copy(update={"variants": tuple(v.replace("{encoder}", encoder) for v in s.variants)})
             for s in series
         )
         if any(_plays_atari(agent) for agent in agents):
@@ -466,7 +508,7 @@ class _Resolver:
                 for j, variant in enumerate(one.variants):
                     if variant not in self.variants:
                         here = f"{where}[{i}].variants[{j}]"
-                        raise ConfigError(self.shared, here, one_of(variant, self.variants, "variant"))
+                        raise ConfigError(file, here, one_of(variant, self.variants, "variant"))
         return filled
 
 
@@ -475,11 +517,61 @@ def _plays_atari(agent: str) -> bool:
     return AGENT_FAMILIES[base_agent(agent)] != "continuous control"
 
 
+def _check_added(spec: FigureSpec, override: FigureOverride, path: Path, where: str) -> None:
+    """Added series have a name of their own, and as many variants as the figure's."""
+    taken, needed = list(spec.all_series), len(spec.x.values) if spec.x else 1
+    for i, series in enumerate(override.add_series):
+        if series.name in taken:
+            raise ConfigError(path, f"{where}[{i}].name", f"{series.name!r} is in the figure already")
+        if len(series.variants) != needed:
+            problem = f"names {len(series.variants)} variants; a series of this figure has {needed}"
+            raise ConfigError(path, f"{where}[{i}].variants", problem)
+        taken.append(series.name)
+
+
+def _with_choices(
+    name: str, spec: FigureSpec, file: StudyFile, path: Path, variants: Mapping[str, NetworkSpec]
+) -> FigureSpec:
+    """A figure with what the study chooses in a routing figure filled in and checked."""
+    override, here = file.figures[name], f"figures.{name}"
+    chosen = {choice: getattr(override, choice) for choice in ROUTING_CHOICES}
+    given = {choice: value for choice, value in chosen.items() if value is not None}
+    if spec.kind != "routing":
+        if given:
+            raise ConfigError(path, f"{here}.{next(iter(given))}", f"{name} is not a routing figure")
+        return spec
+    configured = spec.model_dump(include=set(ROUTING_CHOICES), exclude_none=True)
+    spec = spec.model_copy(update={"seed": file.seeds[0], "state": 0} | configured | given)
+    if spec.seed not in file.seeds:
+        raise ConfigError(path, f"{here}.seed", one_of(spec.seed, file.seeds, "seed"))
+    if spec.state not in range(ANALYSED_STATES):
+        raise ConfigError(path, f"{here}.state", f"bad value {spec.state}: use 0 to {ANALYSED_STATES - 1}")
+    last = getattr(file.milestones, spec.milestone) // file.iteration_frames
+    taken = [str(k) for k in range(1, last + 1) if file.snapshot_every and not k % file.snapshot_every]
+    if taken and spec.snapshot is not None and str(spec.snapshot) not in taken:
+        raise ConfigError(path, f"{here}.snapshot", one_of(spec.snapshot, taken, "snapshot"))
+    if len(spec.games) != 1:
+        problem = f"{name} shows one game, not {', '.join(spec.games)}"
+        raise ConfigError(path, f"{here}.games", problem)
+    for variant in dict.fromkeys(variant for series in spec.series for variant in series.variants):
+        network = variants[variant]
+        if network.tokens is not Tokens.PERCONV:
+            have = f"{network.tokens} tokens" if network.tokens else "no tokens"
+            problem = f"{variant} has {have}; only perconv tokens have a place in the frame"
+            raise ConfigError(path, here, problem)
+        if network.num_experts > COLOURED_EXPERTS:
+            problem = f"{variant} has {network.num_experts} experts; {COLOURED_EXPERTS} can be told apart"
+            raise ConfigError(path, here, problem)
+    return spec
+
+
 def _check_snapshots(file: StudyFile, path: Path, figures: Mapping[str, FigureSpec]) -> None:
-    """Analysis figures share a milestone, and need a snapshot in it."""
-    analysed = {name: f.milestone for name, f in figures.items() if f.kind == "analysis"}
+    """Figures that show analyses share a milestone, and need a snapshot in it."""
+    analysed = {name: f.milestone for name, f in figures.items() if f.analysed}
     if len(set(analysed.values())) > 1:
-        raise ConfigError(path, "figures", f"analysis figures must share a milestone, not {analysed}")
+        raise ConfigError(
+            path, "figures", f"figures that show analyses must share a milestone, not {analysed}"
+        )
     for name in file.figures:
         if name in analysed:
             iterations = getattr(file.milestones, analysed[name]) // file.iteration_frames
@@ -538,6 +630,9 @@ def _deviations(
         figure, found = figures[name], []
         original = FigureSpec.model_validate(configured[name])
         budgets[name] = tuple(_budget_deviations(file, figure, original.score))
+        if figure.kind == "routing":  # not in the paper; encoder, agent, game and seed are named in its title
+            own[name] = ()
+            continue
         if figure.encoder is not original.encoder:
             titles = ENCODER_TITLES[figure.encoder], ENCODER_TITLES[original.encoder]
             found.append(f"{titles[0]} encoder instead of {titles[1]}")
@@ -547,6 +642,7 @@ def _deviations(
             title = AGENT_TITLES.get(override.agent, override.agent)
             found.append(f"{title} instead of {original.panels[0].title}")
         found += _other_games(figure, original, games)
+        found += [f"{series.name} added" for series in override.add_series]
         own[name] = tuple(found)
     for name, figure in figures.items():
         agents = {agent for view in figure.views for _, _, agent, _ in view.places()}
@@ -575,7 +671,8 @@ def _budget_deviations(file: StudyFile, figure: FigureSpec, score: Score) -> Ite
     frames, printed = getattr(file.milestones, figure.milestone), budgets[figure.milestone]
     if frames != printed:
         yield f"{frames_label(frames)} frames instead of {frames_label(printed)}"
-    if len(file.seeds) < (needed := figure.seeds or PAPER_SEEDS):
+    needed = figure.seeds or PAPER_SEEDS
+    if figure.kind != "routing" and len(file.seeds) < needed:
         yield f"{len(file.seeds)} seed{'s' if len(file.seeds) > 1 else ''} instead of {needed}"
     if file.iteration_frames != budgets["iteration"]:
         yield (

@@ -94,7 +94,7 @@ def cost(
             other.encoder is network.encoder,
             record.agent == base_agent(agent),
             trained.noisy == hyper.noisy,
-            other.module is network.module,
+            other.module == network.module,
             other.expert_type is network.expert_type,
             other.tokens is network.tokens,
             record.variant == variant,

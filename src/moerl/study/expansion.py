@@ -84,6 +84,8 @@ class Study:
     figures: dict[str, FigureSpec]
     planned: dict[str, FigureSpec]
     """Figures whose agents cannot be trained yet: they are counted, not drawn."""
+    on_request: frozenset[str]
+    """Figures that are made only when they are named."""
     configured_figures: dict[str, FigureSpec]
     seeds: tuple[int, ...]
     seeds_per_job: int
@@ -145,12 +147,17 @@ class Study:
         return f"{name}: {' and '.join(titles)} cannot be trained yet, so there is nothing to draw"
 
     def figure_seeds(self, figure: FigureSpec) -> tuple[int, ...]:
-        """The seeds that a figure shows."""
-        return self.seeds[: figure.seeds]
+        """Seeds of the runs a figure shows."""
+        return self.seeds[: figure.seeds] if figure.seed is None else (figure.seed,)
 
     def shows(self, view: View) -> bool:
         """Whether this study trains the agent of a panel."""
         return view.agent in self.agents
+
+    @property
+    def usual_figures(self) -> tuple[str, ...]:
+        """The figures that the study makes unasked, in order."""
+        return tuple(name for name in self.figures if name not in self.on_request)
 
     def figure_cells(self, figure: FigureSpec) -> list[Cell]:
         """Cells a figure shows, in order of panel, series, x, game; only agents of this study."""
@@ -174,20 +181,25 @@ class Study:
         return [Run(c.agent, c.variant, c.game, seed, label) for c in cells for seed in seeds]
 
     def runs(self) -> list[Run]:
-        """Runs of all figures of the study, each once."""
-        return list(dict.fromkeys(r for f in self.figures.values() for r in self.figure_runs(f)))
+        """Runs of the figures that the study makes unasked, each once."""
+        return list(
+            dict.fromkeys(r for name in self.usual_figures for r in self.figure_runs(self.figures[name]))
+        )
 
     @cached_property
     def analysed_cells(self) -> frozenset[Cell]:
-        """Cells of any analysis figure the study can resolve, drawn or not: these take snapshots."""
-        figures = [f for f in self.configured_figures.values() if f.kind == "analysis"]
+        """Cells of the figures that show analyses: these take snapshots.
+
+        Analysis grids count drawn or not, if the study can resolve them, routing figures if they are listed.
+        """
+        figures = [f for f in self.configured_figures.values() if f.analysed]
         return frozenset(c for f in figures for c in self.figure_cells(f))
 
     @property
     def analysed_milestone(self) -> str:
-        """The milestone whose snapshots are analysed: the one of the analysis figures."""
+        """The milestone whose snapshots are analysed: the one of the figures that show analyses."""
         figures = self.configured_figures.values()
-        return self.milestone(next((f.milestone for f in figures if f.kind == "analysis"), "short"))
+        return self.milestone(next((f.milestone for f in figures if f.analysed), "short"))
 
     def train_spec(self, cell: Cell) -> TrainSpec:
         """Everything a cell's training depends on. Raises UserError on an unknown agent, variant or game."""

@@ -63,6 +63,11 @@ ENCODER_TITLES: dict[str, str] = {Encoder.CNN: "Nature CNN", Encoder.IMPALA: "Im
 NO_EPISODE = " (no episode ended)"
 """In tables, marks games that are left out although they have a human score: there is no return."""
 
+ROUTING_CHOICES = ("seed", "snapshot", "state")
+"""What a routing figure, and no other, picks besides its agent, game and variants."""
+COLOURED_EXPERTS = 8
+"""Most experts of a variant in a routing figure: as many as there are colours that all readers tell apart."""
+
 Measure = Literal["iqm", "return"]
 PanelPer = Literal["agent", "game"]
 
@@ -139,7 +144,7 @@ class Metric(Frozen):
 class FigureSpec(Frozen):
     """One figure. In `figures.yaml`, `games` may be a set's name and variants may say `{encoder}`."""
 
-    kind: Literal["bars", "curves", "analysis", "schematic"]
+    kind: Literal["bars", "curves", "analysis", "schematic", "routing"]
     section: str
     caption: str
     milestone: Literal["short", "full"] = "full"
@@ -164,6 +169,12 @@ class FigureSpec(Frozen):
     """Curves: the x axis; hours are the recorded wall-clock of training."""
     drawing: Literal["networks", "tokens"] | None = None
     """Schematics: what is drawn."""
+    seed: NonNegativeInt | None = None
+    """Routing: the seed whose run is shown; None in `figures.yaml`: the study's first."""
+    snapshot: PositiveInt | None = None
+    """Routing: the snapshot shown, by the finished iterations in its file's name; None: the last."""
+    state: NonNegativeInt | None = None
+    """Routing: which of the analysed states is shown, from 0; None in `figures.yaml`: the first."""
 
     @property
     def views(self) -> tuple[View, ...]:
@@ -190,6 +201,11 @@ class FigureSpec(Frozen):
         """The agents of all panels, each once."""
         return tuple(dict.fromkeys(panel.agent for panel in self.panels))
 
+    @property
+    def analysed(self) -> bool:
+        """Whether the figure shows analyses of snapshots."""
+        return self.kind in ("analysis", "routing")
+
     @model_validator(mode="after")
     def _fits_kind(self) -> FigureSpec:
         curves = self.measure is not None and self.panel_per is not None
@@ -199,6 +215,8 @@ class FigureSpec(Frozen):
             raise ValueError("only a bars figure has `beside` and `parameters`")
         if (self.kind == "schematic") != (self.drawing is not None):
             raise ValueError("a schematic, and nothing else, has a `drawing`")
+        if self.kind != "routing" and any(getattr(self, name) is not None for name in ROUTING_CHOICES):
+            raise ValueError("only a routing figure has `seed`, `snapshot` and `state`")
         match self.kind:
             case "bars":
                 if self.x is None or self.metrics:
@@ -220,6 +238,9 @@ class FigureSpec(Frozen):
             case "analysis":
                 if self.x is not None or not self.metrics or len(self.panels) != 1:
                     raise ValueError("an analysis figure has `metrics`, one panel and no `x`")
+            case "routing":
+                if self.x is not None or self.metrics or len(self.panels) != 1:
+                    raise ValueError("a routing figure has one panel, and neither `x` nor `metrics`")
             case "schematic":
                 if self.panels or self.series or self.games or self.metrics or self.x:
                     raise ValueError("a schematic has no `panels`, `series`, `games`, `metrics` and `x`")
@@ -247,9 +268,19 @@ class FigureSpec(Frozen):
 
 
 class FigureOverride(Frozen):
-    """What a study may change in a figure: encoder, score, games, or the agent of a single-panel figure."""
+    """What a study may change in a figure: encoder, score, games, or the agent of a single-panel figure.
+
+    It may add series of its own, and choose what a routing figure shows.
+    """
 
     encoder: Encoder | None = None
     score: Score | None = None
     agent: AgentName | None = None
     games: str | tuple[str, ...] | None = None
+    seed: NonNegativeInt | None = None
+    snapshot: PositiveInt | None = None
+    state: NonNegativeInt | None = None
+    on_request: bool = False
+    """Made only when it is named: no part of `snakemake` alone, nor of the study's manifest."""
+    add_series: tuple[Series, ...] = ()
+    """Drawn after the figure's own, with as many variants as they have."""

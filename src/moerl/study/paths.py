@@ -58,6 +58,11 @@ def analysis_file(results: Path, run: Run) -> Path:
     return results / "analysis" / run.agent / run.variant / run.game / f"seed{run.seed}.parquet"
 
 
+def tokens_file(results: Path, run: Run) -> Path:
+    """How one run routes single tokens."""
+    return analysis_file(results, run).with_suffix(".tokens.parquet")
+
+
 def scores_file(results: Path, figure: str) -> Path:
     """Tidy scores of one figure."""
     return results / "scores" / f"{figure}.parquet"

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from moerl.study.expansion import Cell, Run
-from moerl.study.figures import AGENT_FAMILIES, base_agent
-from moerl.study.paths import analysis_file, figure_files, scores_file, table_files
+from moerl.study.expansion import Cell, Run, Study
+from moerl.study.figures import AGENT_FAMILIES, FigureSpec, base_agent
+from moerl.study.paths import analysis_file, figure_files, scores_file, table_files, tokens_file
 from moerl.study.specs import FRAMES_PER_STEP
 from moerl.study.standing import Standing
 
@@ -104,15 +105,11 @@ def work(standing: Standing, figures: Sequence[str]) -> dict[str, Work]:
         diverged = sum(standing.divergence(run) is not None for run in absent)
         left = found[name] = Work(counted[name], len(runs[name]) - len(absent), diverged)
         milestone = study.milestone(figure.milestone)
-        seeds = study.figure_seeds(figure)
         for cell in dict.fromkeys(run.cell for run in runs[name]):
-            for pack in study.packs:
-                if any(seed in seeds for seed in pack):
-                    _train(standing, left, cell, pack, milestone, reached)
-        if figure.kind == "analysis":
-            open_runs = [
-                r for r in runs[name] if r not in analysed and not analysis_file(results, r).is_file()
-            ]
+            for pack in _packs(study, figure):
+                _train(standing, left, cell, pack, milestone, reached)
+        if figure.analysed:
+            open_runs = [r for r in runs[name] if r not in analysed and not _is_analysed(results, r)]
             analysed |= set(open_runs)
             left.analyse_jobs = len(open_runs)
         products = [figure_files(results, name)[1]]
@@ -120,6 +117,15 @@ def work(standing: Standing, figures: Sequence[str]) -> dict[str, Work]:
             products += [scores_file(results, name), table_files(results, name)[0]]
         left.other_jobs = sum(not path.is_file() for path in products)
     return found
+
+
+def _is_analysed(results: Path, run: Run) -> bool:
+    return analysis_file(results, run).is_file() and tokens_file(results, run).is_file()
+
+
+def _packs(study: Study, figure: FigureSpec) -> list[tuple[int, ...]]:
+    """The packs that have a seed the figure shows."""
+    return [pack for pack in study.packs if not set(pack).isdisjoint(study.figure_seeds(figure))]
 
 
 def _train(

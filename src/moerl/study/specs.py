@@ -9,15 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
+    PlainValidator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 # Raised by hand when a change alters what training computes (golden traces in tests/ insist on it).
 TRAINING_REVISION = {"value": 1}
@@ -53,6 +59,33 @@ class Module(StrEnum):
     BASELINE = "baseline"
     SOFTMOE = "softmoe"
     TOP1 = "top1"
+
+
+_CLASS_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+
+
+def parse_module(value: Any) -> Module | str:
+    """One of the paper's modules, or the importable path of a class that is none of them."""
+    if isinstance(value, str):
+        if value in tuple(Module):
+            return Module(value)
+        if _CLASS_PATH.fullmatch(value):
+            return value
+    allowed = ", ".join(f"'{name}'" for name in (*Module, "package.module:ClassName"))
+    raise PydanticCustomError("enum", "must be one of {expected}", {"expected": allowed})
+
+
+def parse_options(value: Any) -> tuple[tuple[str, Any], ...]:
+    """A mapping of names to plain values as sorted pairs, which can be hashed."""
+    if not isinstance(value, Mapping):
+        raise ValueError("must be a mapping of a module's options to plain values")
+    for name, option in value.items():
+        if not isinstance(name, str) or not isinstance(option, bool | int | float | str | None):
+            raise ValueError(f"option {name!r} must be a name with a number, a text, true, false or null")
+    return tuple(sorted(value.items()))
+
+
+Options = Annotated[tuple[tuple[str, Any], ...], BeforeValidator(parse_options), PlainSerializer(dict)]
 
 
 class Tokens(StrEnum):
@@ -124,7 +157,8 @@ class NetworkSpec(Frozen):
     """A named network variant: encoder, penultimate module and its size, routing."""
 
     encoder: Encoder
-    module: Module
+    module: Annotated[Module | str, PlainValidator(parse_module)]
+    """One of the paper's, or any other class as "package.module:ClassName" (docs/extending.md)."""
     num_experts: PositiveInt = 1
     width: PositiveInt = 1
     """Baseline ×n: multiplies `hidden_units` of the penultimate layer."""
@@ -144,16 +178,28 @@ class NetworkSpec(Frozen):
     router_noise: NonNegativeFloat = 0.0
     """Top1: deviation, times num_experts, of the noise on the router's logits (published default: none)."""
     importance_weight: NonNegativeFloat = 0.0
-    """Top1: weight of the importance loss in what is minimised (method 3.4; paper Fig 9)."""
+    """Top1, custom: weight of the importance loss in what is minimised (method 3.4; paper Fig 9)."""
     load_weight: NonNegativeFloat = 0.0
-    """Top1: weight of the load loss in what is minimised."""
+    """Top1, custom: weight of the load loss, over first choices, in what is minimised."""
     load_noise: PositiveFloat = 1.0
-    """Top1: deviation, times num_experts, of the noise that the load loss supposes."""
+    """Top1, custom: deviation, times num_experts, of the noise that the load loss supposes."""
+    options: Options = ()
+    """Custom: what the class is given besides its sizes; in files a mapping."""
+    source: str | None = None
+    """Custom: digest of the file that defines the class. Computed when a study is loaded, never given."""
+
+    @property
+    def custom(self) -> bool:
+        """Whether the module is none of the paper's."""
+        return not isinstance(self.module, Module)
 
     @property
     def draws(self) -> bool:
-        """Whether a forward pass draws random numbers, whatever the head: a fresh Φ or routing noise."""
-        return self.phi is Phi.REDRAW or self.router_noise > 0
+        """Whether a forward pass draws random numbers, whatever the head: a fresh Φ or routing noise.
+
+        A custom module may, and is given a key.
+        """
+        return self.phi is Phi.REDRAW or self.router_noise > 0 or self.custom
 
     @property
     def balanced(self) -> bool:
@@ -183,9 +229,13 @@ class NetworkSpec(Frozen):
         if self.module is not Module.SOFTMOE:
             why = "a SoftMoE (Top1 learns a router, not Φ, and its experts are regular)"
             self._require_default(("expert_type", "phi", "normalised"), why)
+        why = "Top1 (a SoftMoE has no router to disturb, and its load is balanced by construction)"
         if self.module is not Module.TOP1:
-            why = "Top1 (a SoftMoE has no router to disturb, and its load is balanced by construction)"
-            self._require_default(("router_noise", "importance_weight", "load_weight", "load_noise"), why)
+            self._require_default(("router_noise",), why)
+        if self.module in (Module.BASELINE, Module.SOFTMOE):
+            self._require_default(("importance_weight", "load_weight", "load_noise"), why)
+        if not self.custom:
+            self._require_default(("options", "source"), "a module 'package.module:ClassName'")
         if self.slots_per_expert is not None and self.capacity_factor != 1.0:
             raise ValueError("`slots_per_expert` takes the place of `capacity_factor`; give one of them")
         if self.expert_type is not ExpertType.REGULAR:
@@ -234,7 +284,7 @@ LATER_OPTIONS: dict[str, tuple[str, ...]] = {
     ),
     "network": (
         *("filter_size", "expert_type", "phi", "normalised", "capacity_factor", "slots_per_expert"),
-        *("router_noise", "importance_weight", "load_weight", "load_noise"),
+        *("router_noise", "importance_weight", "load_weight", "load_noise", "options", "source"),
     ),
     "schedule": ("iteration_end", "max_noops", "evaluation"),
 }
@@ -337,6 +387,10 @@ class Schedule(Frozen):
     evaluation: Evaluation | None = None
 
 
+ANALYSED_STATES = 8
+"""States of each snapshot whose tokens are analysed one by one: the first of its first batch."""
+
+
 class TrainSpec(Frozen):
     """Everything the numbers of a run depend on, besides its seed and how far it is trained."""
 
@@ -355,17 +409,20 @@ class TrainSpec(Frozen):
 
     def canonical_json(self) -> str:
         """One canonical JSON line: sorted keys, no spaces; the `params` of the training job."""
-        dumped = self.model_dump(mode="json")
-        for part, later in LATER_OPTIONS.items():
-            fields = type(getattr(self, part)).model_fields
-            for name in later:
-                if getattr(getattr(self, part), name) == fields[name].default:
-                    del dumped[part][name]
-        return canonical_json(dumped)
+        parts = {part: identity(part, getattr(self, part)) for part in LATER_OPTIONS}
+        return canonical_json(self.model_dump(mode="json") | parts)
 
     def digest(self) -> str:
         """First 16 hex digits of the SHA-256 of the canonical JSON."""
         return hashlib.sha256(self.canonical_json().encode()).hexdigest()[:16]
+
+
+def identity(part: str, value: Frozen) -> dict[str, Any]:
+    """What identifies a `part` of a `TrainSpec`, as JSON values: no later option at its default."""
+    fields = type(value).model_fields
+    later = [name for name in LATER_OPTIONS[part] if name in fields]
+    unused = {name for name in later if getattr(value, name) == fields[name].default}
+    return value.model_dump(mode="json", exclude=unused)
 
 
 def canonical_json(value: Any) -> str:

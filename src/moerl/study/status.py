@@ -62,7 +62,7 @@ def study_runs(study: Study, figures: Sequence[str] = ()) -> list[Run]:
     Raises UserError on a figure that the study does not draw.
     """
     longest: dict[tuple[Cell, int], Run] = {}
-    for name in figures or study.figures:
+    for name in figures or study.usual_figures:
         for run in study.figure_runs(study.figure(name)):
             known = longest.setdefault((run.cell, run.seed), run)
             if study.milestones[run.milestone] > study.milestones[known.milestone]:
