@@ -13,4 +13,4 @@ rule all:
         RESULTS / "manifest.json",
     localrule: True
     message:
-        "Study {study.name} is complete: {RESULTS}"
+        f"Study {study.name} is complete: {RESULTS}{left_to_come()}"

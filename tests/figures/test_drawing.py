@@ -2,9 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex
@@ -15,8 +17,11 @@ from matplotlib.patches import Rectangle
 from moerl.figures.bars import grouped_bars
 from moerl.figures.curves import band_curve, frames_axis, from_zero, ticks
 from moerl.figures.notes import SIZE, absent_panel, finish, partial_note
+from moerl.figures.scaling import parameter_rows
+from moerl.figures.schematics import schematic
 from moerl.figures.style import COLUMN, PAGE, SERIES, SPARE, legend_columns, paper_style, save, styles
 from moerl.study.errors import UserError
+from moerl.study.figures import FigureSpec
 
 NAN = float("nan")
 
@@ -34,14 +39,38 @@ def rectangles(ax: Axes) -> list[Rectangle]:
 def test_methods_keep_their_look_whatever_else_is_drawn() -> None:
     assert styles(["SoftMoE", "Mine"])["SoftMoE"] == styles(["Other", "Baseline", "SoftMoE"])["SoftMoE"]
     assert styles(["Mine", "Yours"]) == {"Mine": SPARE[0], "Yours": SPARE[1]}
-    looks = [*SERIES.values(), *SPARE]
+    assert styles(["Regular", "BIG", "Mine"])["Mine"].colour not in {
+        SERIES["Regular"].colour,
+        SERIES["BIG"].colour,
+    }
+    looks = [*(SERIES[name] for name in ("Baseline", "SoftMoE", "Top1-MoE")), *SPARE]
     assert len({look.colour for look in looks}) == len({look.marker for look in looks}) == len(looks)
     with pytest.raises(UserError, match="'m5'"):
         styles(f"m{i}" for i in range(6))
 
 
+def configured_series(kind: str) -> dict[str, tuple[str, ...]]:
+    """The series of every configured figure of a kind."""
+    figures = yaml.safe_load((Path(__file__).parents[2] / "config" / "figures.yaml").read_text())
+    specs = {name: FigureSpec.model_validate(raw) for name, raw in figures.items()}
+    return {name: spec.all_series for name, spec in specs.items() if spec.kind == kind}
+
+
+def test_no_two_series_of_a_figure_look_alike() -> None:
+    for names in configured_series("bars").values():
+        assert len({look.colour for look in styles(names).values()}) == len(names)
+    for names in configured_series("curves").values():
+        looks = styles(names).values()
+        assert (
+            len({look.marker for look in looks})
+            == len({(look.colour, look.line) for look in looks})
+            == len(looks)
+        )
+        assert set(names) <= set(SERIES)  # the paper's series have looks of their own
+
+
 def test_a_legend_fits_its_figure() -> None:
-    labels = [*SERIES, "Top2-MoE"]
+    labels = ["Baseline", "SoftMoE", "Top1-MoE", "Top2-MoE"]
     with paper_style():
         assert [legend_columns(labels[:n], COLUMN) for n in (1, 3, 4)] == [1, 3, 2]  # 4: not three and one
         assert legend_columns(labels, PAGE) == 4
@@ -165,3 +194,57 @@ def test_saving_leaves_no_time_or_version_in_the_files(tmp_path) -> None:
         save(figure, [tmp_path / f"new/f.{suffix}" for suffix in ("pdf", "png", "svg")])
     for file in (tmp_path / "new").iterdir():
         assert not any(word in file.read_bytes() for word in (b"atplotlib v", b"CreationDate", b"<dc:date>"))
+
+
+def test_parameters_stand_below_their_bars(ax: Axes) -> None:
+    series = {"Baseline": np.ones((2, 3)), "SoftMoE (÷ NumExperts)": np.ones((2, 3))}
+    looks = styles(series)
+    grouped_bars(ax, ["1", "8"], series, looks)
+    counts = {"Baseline": ["2.1", "16.0"], "SoftMoE (÷ NumExperts)": ["0.15–0.20", "0.39"]}
+    ax.set_xlabel("Number of Experts")
+    assert parameter_rows(ax, counts, looks, "3-18") is ax
+    ax.figure.draw_without_rendering()
+    placed = {text.get_text(): text for text in ax.texts}
+    assert placed["÷ NumExperts"].get_color() == looks["SoftMoE (÷ NumExperts)"].colour
+    assert "Parameters in millions, for 3 to 18 actions" in placed
+    for place, names in enumerate((("2.1", "0.15–0.20"), ("16.0", "0.39"))):
+        centre = ax.transData.transform((place, 0))[0]
+        boxes = [placed[name].get_window_extent() for name in names]
+        assert all((box.x0 + box.x1) / 2 == pytest.approx(centre, abs=1) for box in boxes)
+        assert ax.xaxis.label.get_window_extent().y0 > boxes[0].y1 > boxes[0].y0 >= boxes[1].y1 - 1
+
+
+@pytest.mark.parametrize(
+    ("drawing", "words"),
+    [
+        ("networks", ("Encoder", "Gate", "Expert n", "Combine", "Dense\n512·n", "Output")),
+        ("tokens", ("PerConv", "PerFeat", "PerSamp", "h·w tokens of width d", "d tokens of width h·w")),
+    ],
+)
+def test_schematics_say_what_they_show_inside_the_page(drawing, words) -> None:
+    with paper_style():
+        figure = schematic(drawing)
+        finish(figure, None, None)
+        figure.draw_without_rendering()
+    (ax,) = figure.axes
+    assert {text.get_text() for text in ax.texts} >= set(words)
+    page = figure.bbox
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert all(b.x0 >= 0 and b.x1 <= page.x1 and b.y0 >= 0 and b.y1 <= page.y1 for b in boxes)
+
+
+def test_tokens_hold_every_cell_of_the_feature_map_once() -> None:
+    with paper_style():
+        (ax,) = schematic("tokens").axes
+    cells = rectangles(ax)
+    maps = [cell for cell in cells if cell.get_height() > 0.5]
+    tokens = [cell for cell in cells if cell.get_height() < 0.5]
+    assert len(maps) == 4 * 2 * 3 * 4  # the encoder's output, and once for each way to make tokens of it
+    for panel in (1, 2, 3):
+        colours = [
+            sorted(
+                to_hex(cell.get_facecolor()) for cell in part if 5 * panel <= cell.get_x() < 5 * (panel + 1)
+            )
+            for part in (maps, tokens)
+        ]
+        assert colours[0] == colours[1]

@@ -302,12 +302,14 @@ def test_latex_shows_points_along_the_curve(per_agent: tuple[Study, pd.DataFrame
 
 
 def test_panels_fill_the_page() -> None:
-    assert [grid(panels) for panels in (1, 2, 3, 4, 9, 20, 26)] == [
+    assert [grid(panels, small=True) for panels in (1, 2, 3, 4, 9, 20, 26)] == [
         *((1, 1), (1, 2), (1, 3), (2, 3), (3, 3), (4, 5), (6, 5))
     ]
+    assert [grid(panels, small=False) for panels in (1, 2, 3, 4)] == [(1, 1), (1, 2), (2, 2), (2, 2)]
     for panels in range(1, 61):
-        rows, columns = grid(panels)
-        assert rows * columns >= panels > (rows - 1) * columns
+        for small in (True, False):
+            rows, columns = grid(panels, small)
+            assert rows * columns >= panels > (rows - 1) * columns
 
 
 WRONG = {

@@ -8,15 +8,15 @@ import pytest
 import yaml
 
 from moerl.networks.counts import parameter_counts
-from moerl.study.specs import AgentSpec, HeadSpec, NetworkSpec
+from moerl.study.config import shared_agents
+from moerl.study.specs import HeadSpec, NetworkSpec
 
 CONFIG = Path(__file__).parents[2] / "config"
 VARIANTS = {
     name: NetworkSpec.model_validate(fields)
     for name, fields in yaml.safe_load((CONFIG / "networks.yaml").read_text()).items()
 }
-AGENTS = yaml.safe_load((CONFIG / "agents.yaml").read_text())
-HEADS = {name: AgentSpec.model_validate(fields).head for name, fields in AGENTS.items()} | {
+HEADS = {name: spec.head for name, spec in shared_agents(CONFIG).items()} | {
     "cql": HeadSpec(),
     "cql_c51": HeadSpec(dueling=True, num_atoms=51, v_max=10.0),
 }

@@ -6,13 +6,18 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from moerl.study.config import load_study, shared_agents
+from moerl.study.errors import ConfigError
+from moerl.study.figures import base_agent
 from moerl.study.specs import AgentSpec, HeadSpec
 
-AGENTS = yaml.safe_load((Path(__file__).parents[2] / "config" / "agents.yaml").read_text())
+CONFIG = Path(__file__).parents[2] / "config"
+AGENTS = yaml.safe_load((CONFIG / "agents.yaml").read_text())
+BASES = [name for name in AGENTS if base_agent(name) == name]
 
 
 def test_one_family_told_apart_by_switches():
-    specs = {name: AgentSpec.model_validate(fields) for name, fields in AGENTS.items()}
+    specs = {name: AgentSpec.model_validate(AGENTS[name]) for name in BASES}
     names = ("noisy", "dueling", "double", "num_atoms", "loss", "replay", "augmentation", "n_step")
     found = {name: tuple(getattr(spec, key) for key in names) for name, spec in specs.items()}
     assert found == {
@@ -26,8 +31,36 @@ def test_one_family_told_apart_by_switches():
 
 
 def test_every_agent_spells_out_every_field():
-    for name, fields in AGENTS.items():
-        assert set(fields) == set(AgentSpec.model_fields), name
+    for name in BASES:
+        assert set(AGENTS[name]) == set(AgentSpec.model_fields), name
+
+
+def test_a_version_is_its_agent_but_for_what_it_says():
+    agents = shared_agents(CONFIG)
+    assert set(agents) - set(BASES) == {f"{a}_rr{r}" for a in ("dqn", "rainbow") for r in ("05", "1", "2")}
+    changed = {"updates_per_period": 8}
+    assert agents["rainbow_rr2"] == agents["rainbow"].model_copy(update=changed)
+
+
+def test_what_a_study_changes_in_an_agent_holds_for_its_versions(tmp_path):
+    demo = yaml.safe_load((CONFIG / "studies" / "demo.yaml").read_text())
+    demo["agents"] = {"dqn": {"gamma": 0.5}, "dqn_rr1": {"n_step": 2}}
+    demo["figures"] = {"fig04": {"encoder": "cnn"}}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(demo))
+    study = load_study(tmp_path / "study.yaml")
+    assert list(study.agents) == ["dqn", "dqn_rr1", "dqn_rr05", "dqn_rr2"]
+    found = [(a.gamma, a.n_step, a.updates_per_period) for a in study.agents.values()]
+    assert found == [(0.5, 1, 1), (0.5, 2, 4), (0.5, 1, 2), (0.5, 1, 8)]
+    assert study.deviations.of("fig04")[-2:] == ("DQN: gamma changed", "dqn_rr1: n_step changed")
+
+
+def test_a_version_of_nothing_is_refused(tmp_path):
+    (tmp_path / "agents.yaml").write_text(yaml.safe_dump({"dqm_rr1": {"updates_per_period": 4}}))
+    with pytest.raises(ConfigError, match=r"agents\.yaml: dqm_rr1: unknown agent 'dqm_rr1'"):
+        shared_agents(tmp_path)
+    (tmp_path / "agents.yaml").write_text(yaml.safe_dump({"dqn_rr1": {"updates_per_period": 4}}))
+    with pytest.raises(ConfigError, match="dqn_rr1: is a version of 'dqn', which is not here"):
+        shared_agents(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import yaml
 
 from moerl.cli.main import main
 from moerl.study.config import load_study
-from moerl.study.errors import ConfigError
+from moerl.study.errors import ConfigError, UserError
 from moerl.study.expansion import Cell
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +40,18 @@ BAD = {
     "unknown game": (
         {"games__games20": ["Pong", "Astrix"]},
         ["games.games20[1]", "unknown game 'Astrix'", "did you mean 'Asterix'?"],
+    ),
+    "sets and games": (
+        {"games__games20": ["games20_paper", "Pong"]},
+        ["games.games20[1]", "unknown game set 'Pong'", "games or game sets, not both"],
+    ),
+    "a set twice": (
+        {"games__games20": ["games26", "games26"]},
+        ["games.games20[1]", "duplicate set 'games26'"],
+    ),
+    "encoder of panels": (
+        {"figures": {"fig19": {"encoder": "cnn"}}},
+        ["figures.fig19.encoder", "of their own"],
     ),
     "unknown set": ({"games__games20": "games_20paper"}, ["games.games20", "did you mean 'games20_paper'?"]),
     "unknown figure": ({"figures__fig1": {}}, ["figures.fig1", "unknown figure 'fig1'", "allowed: fig01"]),
@@ -157,9 +169,95 @@ def test_figures_a_study_does_not_list_ask_nothing_of_it(tmp_path):
 
 def test_a_listed_figure_names_the_game_set_it_lacks(tmp_path):
     figures = yaml.safe_load((ROOT / "config" / "figures.yaml").read_text())
+    figures["fig01"]["games"] = "rare"
     path = study_with(tmp_path, figures, games={})
-    with pytest.raises(ConfigError, match=r"study\.yaml: games: fig01 shows the game set 'games20': say"):
+    with pytest.raises(ConfigError, match=r"study\.yaml: games: fig01 shows the game set 'rare': say"):
         load_study(path)
+
+
+def test_twenty_games_are_the_papers_unless_a_study_says_otherwise(tmp_path):
+    sizes = {}
+    for games in ({}, {"games20": "games20_alt"}, {"games20": ["games20_paper", "games20_alt"]}):
+        study = load_study(edited(tmp_path, games=games))
+        sizes[str(games)] = [len(view.games) for view in study.figure("fig01").views]
+    assert list(sizes.values()) == [[20, 20], [20, 20], [20, 20, 20, 20]]
+    assert len(study.figure("fig01").all_games) == 31
+    assert [view.title for view in study.figure("fig01").views] == [
+        f"{agent}, {which}"
+        for agent in ("DQN", "Rainbow")
+        for which in ("games of Appendix A", "alternative games")
+    ]
+    assert (
+        len(study.figure_cells(study.figure("fig01"))) == 2 * 12 * 31
+    )  # what both sets have is trained once
+    assert "20 games in panels of their own" in study.deviations.of("fig01")
+
+
+def test_a_panel_has_what_it_says_and_else_what_its_figure_has():
+    study = load_study(ROOT / "config" / "studies" / "paper.yaml")
+    left, right = study.figure("fig08").views
+    assert [len(left.games), len(right.games)] == [60, 20]
+    assert [[s.name for s in view.series] for view in (left, right)] == [
+        ["Baseline", "SoftMoE"],
+        ["Baseline", "SoftMoE", "SoftMoE (RandPhi)"],
+    ]
+    impala, cnn = study.figure("fig19").views
+    assert [s.variants for s in impala.series] == [
+        (f"impala-{v}",) for v in ("baseline", "top1-8", "softmoe8")
+    ]
+    assert [s.variants for s in cnn.series] == [(f"cnn-{v}",) for v in ("baseline", "top1-8", "softmoe8")]
+    left, right = study.figure("fig18").views
+    assert {variant[-7:] for s in left.series for variant in s.variants} == {"filter4"}
+    assert {variant[-7:] for s in right.series for variant in s.variants} == {"filter6"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"panels": []}, "fig08: bad value|fig08: needs at least one entry in `panels`"),
+        ({"series": []}, "panel 'Rainbow, 60 games' has no `series`"),
+        ({"games": []}, "panel 'Rainbow, random Φ' has no `games`"),
+        ({"panels": [{"title": "a", "agent": "rainbow"}] * 2}, "a title of its own"),
+        ({"panels": [{"title": "a", "agent": "rainbo"}]}, "did you mean 'rainbow'"),
+        ({"panels": [{"title": "a", "agent": "rainbow", "games": "games6"}]}, "game set 'games6'"),
+        ({"drawing": "tokens"}, "a schematic, and nothing else"),
+        ({"kind": "schematic", "drawing": "tokens"}, "only a curves figure has `measure`"),
+        ({"parameters": True}, "only a bars figure"),
+        (
+            {"panel_per": "game", "over": "hours", "panels": [{"title": "a", "agent": "dqn"}]},
+            "`over: hours` needs",
+        ),
+        ({"seeds": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_a_contradictory_figure_is_refused_by_name(tmp_path, change, said):
+    figures = yaml.safe_load((ROOT / "config" / "figures.yaml").read_text())
+    figures["fig08"] |= change
+    with pytest.raises(ConfigError, match=said) as caught:
+        load_study(study_with(tmp_path, figures, figures={"fig08": {}}))
+    assert "fig" in str(caught.value)
+
+
+def test_a_scaling_axis_of_agents_names_known_ones(tmp_path):
+    figures = yaml.safe_load((ROOT / "config" / "figures.yaml").read_text())
+    figures["fig04"]["x"]["agents"][3] = "{agent}_rr3"
+    with pytest.raises(ConfigError, match=r"fig04\.x\.agents\[3\]: unknown agent 'dqn_rr3'.*did you mean"):
+        load_study(study_with(tmp_path, figures, figures={"fig04": {}}))
+    figures["fig04"]["x"]["agents"].pop()
+    with pytest.raises(ConfigError, match=r"fig04\.x: .*names 3 agents for 4 values"):
+        load_study(study_with(tmp_path / "again", figures, figures={"fig04": {}}))
+
+
+def test_figures_of_agents_that_cannot_be_trained_are_planned_and_not_drawn():
+    study = load_study(ROOT / "config" / "studies" / "paper.yaml")
+    assert list(study.planned) == ["fig11", "fig17", "fig20"]
+    assert [f"fig{number:02}" for number in range(1, 21)] == list(study.listed)[:20]
+    with pytest.raises(
+        UserError, match=r"^fig20: SAC and PPO cannot be trained yet, so there is nothing to draw$"
+    ):
+        study.figure("fig20")
+    with pytest.raises(UserError, match="fig02: a schematic shows no runs"):
+        study.data_figure("fig02")
 
 
 def test_an_analysis_figure_that_is_not_drawn_takes_its_snapshots_all_the_same(tmp_path):
@@ -210,7 +308,7 @@ def test_command_line_exits_with_2_in_one_line_and_in_time(tmp_path):
         (
             "der",
             "cnn-baseline",
-            "unknown agent 'der' (allowed: dqn, rainbow)",
+            "unknown agent 'der' (allowed: dqn, rainbow, dqn_rr05",
         ),  # built, but not in this study
         ("sac", "cnn-baseline", "unknown agent 'sac'"),
         ("dqn", "impala-softmoe16", "did you mean 'impala-softmoe1'?"),

@@ -6,7 +6,7 @@ import json
 import resource
 import subprocess
 import sys
-from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,7 +31,6 @@ from moerl.study.plan import count, group, work
 from moerl.study.standing import Divergence, Standing, differences
 
 STUDIES = Path(__file__).parents[2] / "config" / "studies"
-SIZES = (1, 2, 4, 8)
 
 
 @pytest.fixture(scope="module")
@@ -39,97 +38,90 @@ def paper() -> Study:
     return load_study(STUDIES / "paper.yaml")
 
 
-def runs(agent: str, variants: Iterable[str], games: int, milestone: str, first: str = "g") -> list[Run]:
-    """Five seeds of each variant on so many games."""
-    names = [f"{first}{i}" for i in range(games)]
-    return [Run(agent, v, g, s, milestone) for v in variants for g in names for s in range(5)]
+PAPERS_COUNTS = {
+    "fig01": (2400, 2400),
+    "fig02": (0, 0),
+    "fig03": (0, 0),
+    "fig04": (1600, 1200),
+    "fig05": (1100, 300),
+    "fig06": (600, 400),
+    "fig07": (600, 600),
+    "fig08": (700, 500),
+    "fig09": (600, 200),
+    "fig10": (45, 0),
+    "fig11": (510, 510),
+    "fig12": (780, 780),
+    "fig13": (1200, 1000),
+    "fig14": (600, 0),
+    "fig15": (600, 0),
+    "fig16": (780, 520),
+    "fig17": (510, 510),
+    "fig18": (400, 400),
+    "fig19": (360, 0),
+    "fig20": (555, 555),
+    "routing": (2, 0),
+}
+"""Runs of each figure, and those that no figure before it has (method 1.1)."""
+PAPERS_TOTALS = {
+    "online, 200M frames": 5_600,
+    "online, 50M frames": 1_400,
+    "low-data, 50M frames": 1_300,
+    "offline": 1_020,
+    "continuous control": 555,
+}
 
 
-def papers_figures() -> dict[str, list[Run]]:
-    """The paper's figures by what they train (method 1.1): names stand for what does not exist yet.
-
-    Games are numbered so that the 20 of most figures come first among the 60; the low-data and offline
-    agents have games of their own.
-    """
-    both = ("dqn", "rainbow")
-    grown = [f"{m}{n}" for m in ("baseline", "softmoe", "top1-") for n in SIZES]
-    three = ("baseline1", "top1-8", "softmoe8")
-    ratios = [f"{v}{rr}" for v in ("baseline1", "softmoe8") for rr in ("", "-rr.5", "-rr1", "-rr2")]
-    tokens = [f"{m}8{t}" for m in ("top1-", "softmoe") for t in ("", "-perfeat", "-persamp")]
-    experts = [f"{kind}{n}" for kind in ("softmoe8", "big", "all") for n in ("", "-norm")]
-    low = ("drq_eps", "der")
-
-    def each(agents: Iterable[str], variants: Iterable[str], games: int, length: str) -> list[Run]:
-        listed = list(variants)
-        return [run for agent in agents for run in runs(agent, listed, games, length)]
-
-    return {
-        "fig01": each(both, grown, 20, "200M"),
-        "fig04": each(both, ratios, 20, "200M"),
-        "fig05": runs(
-            "rainbow",
-            [f"baseline{n}" for n in SIZES]
-            + [f"softmoe{n}" for n in SIZES]
-            + [f"narrow{n}" for n in SIZES[1:]],
-            20,
-            "200M",
-        ),
-        "fig06": runs("rainbow", tokens, 20, "200M"),
-        "fig07": each(both, [f"cnn-{v}" for v in three], 20, "200M"),
-        "fig08": runs("rainbow", ("baseline1", "softmoe8"), 60, "200M")
-        + runs("rainbow", ("randphi",), 20, "200M"),
-        "fig09": each(both, ("baseline1", "top1-8", "balanced"), 20, "200M"),
-        "fig10": runs("rainbow", three, 3, "50M"),
-        "fig11": each(("cql", "cql_c51"), [f"5%-{v}" for v in three], 17, "50M"),
-        "fig12": each(low, three, 26, "50M"),
-        "fig13": each(both, experts, 20, "50M"),
-        "fig16": each(low, ("baseline1", "top1-4", "softmoe4"), 26, "50M"),
-        "fig17": runs("cql_c51", [f"{p}%-{v}" for p in (10, 50) for v in three], 17, "50M"),
-        "fig18": runs("rainbow", [f"k{k}-{v}" for k in (4, 6) for v in three[::2]], 20, "50M"),
-        "fig20": runs("sac", three, 28, "50M") + runs("ppo", three, 9, "50M"),
-    }
-
-
-def test_the_papers_counts() -> None:
-    counted_runs = count(papers_figures())
-    assert {name: (c.runs, c.new) for name, c in counted_runs.items()} == {
-        "fig01": (2400, 2400),
-        "fig04": (1600, 1200),
-        "fig05": (1100, 300),
-        "fig06": (600, 400),
-        "fig07": (600, 600),
-        "fig08": (700, 500),
-        "fig09": (600, 200),
-        "fig10": (45, 0),
-        "fig11": (510, 510),
-        "fig12": (780, 780),
-        "fig13": (1200, 1000),
-        "fig16": (780, 520),
-        "fig17": (510, 510),
-        "fig18": (400, 400),
-        "fig20": (555, 555),
-    }
+def test_the_papers_counts(paper: Study) -> None:
+    figures = {name: paper.listed_runs(name) for name in paper.listed}
+    counted_runs = count(figures)
+    assert {name: (c.runs, c.new) for name, c in counted_runs.items()} == PAPERS_COUNTS
     assert sum(c.new for c in counted_runs.values()) == 9_875
-    assert group(papers_figures(), {"50M": 50, "200M": 200}) == {
-        "online, 200M": 5_600,
-        "offline, 50M": 1_020,
-        "low-data, 50M": 1_300,
-        "online, 50M": 1_400,
-        "continuous control, 50M": 555,
-    }
+    assert group(figures, paper.milestones) == PAPERS_TOTALS
 
 
-def test_the_papers_study_has_its_counts_for_the_figures_it_lists(paper: Study, tmp_path: Path) -> None:
-    figures = {row["figure"]: row for row in make_plan(Standing(paper, tmp_path), [])["figures"]}
-    expected = {"fig01": (2400, 2400), "fig07": (600, 600), "fig10": (45, 0), "fig12": (780, 780)}
-    expected["fig16"] = (780, 520)
-    assert {n: (figures[n]["runs"], figures[n]["new_runs"]) for n in expected} == expected
+def test_the_papers_study_plans_its_counts(paper: Study, tmp_path: Path) -> None:
+    plan = make_plan(Standing(paper, tmp_path), [])
+    figures = {row["figure"]: row for row in plan["figures"]}
+    assert {n: (row["runs"], row["new_runs"]) for n, row in figures.items()} == PAPERS_COUNTS
+    assert (plan["total"]["new_runs"], plan["runs_by_kind"]) == (9_875, PAPERS_TOTALS)
     # Packs of five seeds, to 50M and on to 200M frames; scores, table and figure.
     assert figures["fig01"]["train_jobs"] == 24 * 20 * 2
     assert figures["fig01"]["jobs"] == 24 * 20 * 2 + 3
     assert (figures["fig10"]["train_jobs"], figures["fig10"]["jobs"]) == (0, 45 + 3)
     assert figures["fig16"]["train_jobs"] == 2 * 2 * 26
     assert figures["fig01"]["agent_steps"] == 2400 * 50_000_000
+    assert figures["fig03"]["jobs"] == 1  # the drawing
+    assert figures["fig19"]["train_jobs"] == 0  # they are those of Figs 1 and 7
+    assert not figures["fig11"]["trainable"]
+    console = Console(width=200)
+    with console.capture() as said:
+        print_plan(plan, console)
+    assert "Of fig11, fig17, fig20 only the runs are counted" in said.get()
+    assert "Distinct runs: 5,600 online, 200M frames; " in said.get()
+
+
+def test_three_seeds_train_the_jobs_they_are_in(paper: Study, tmp_path: Path) -> None:
+    alone = replace(paper, seeds_per_job=2)
+    left = work(Standing(alone, tmp_path), ["fig19"])["fig19"]
+    assert left.counted.runs == 6 * 20 * 3
+    assert left.train_jobs == 6 * 20 * 2 * 2  # seeds 0 and 1, 2 and 3; not 4
+    assert sum(left.steps.values()) == 6 * 20 * 4 * 50_000_000
+
+
+def test_higher_replay_ratios_are_runs_of_their_own(paper: Study, tmp_path: Path) -> None:
+    cells = paper.figure_cells(paper.figure("fig04"))
+    ratios = {}
+    for cell in cells:
+        hyper = paper.train_spec(cell).hyper
+        ratios.setdefault(cell.agent, hyper.updates_per_period / hyper.update_period)
+    assert ratios == {
+        **{"dqn": 0.25, "dqn_rr05": 0.5, "dqn_rr1": 1, "dqn_rr2": 2},
+        **{"rainbow": 0.25, "rainbow_rr05": 0.5, "rainbow_rr1": 1, "rainbow_rr2": 2},
+    }
+    records = [record("dqn", "impala-baseline", 3.0)]
+    scaled = cost("dqn_rr2", "impala-baseline", "cpu", records, paper.agents, paper.variants)
+    assert scaled is not None
+    assert (scaled.seconds, scaled.measured) == (24.0, False)
 
 
 def publish(study: Study, results: Path, run: Run, digest: str | None = None) -> Path:
@@ -374,7 +366,7 @@ def test_the_command_takes_less_than_five_seconds_and_imports_no_jax(tmp_path: P
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5
-    assert json.loads(done.stdout)["runs_by_kind"] == {"online, 200M": 3_000, "low-data, 50M": 1_300}
+    assert json.loads(done.stdout)["runs_by_kind"] == PAPERS_TOTALS
     imported = {line.rsplit("|")[-1].strip() for line in done.stderr.splitlines()}
     assert not {"jax", "pandas", "flax"} & imported
 

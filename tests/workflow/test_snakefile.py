@@ -224,6 +224,20 @@ def test_published_runs_are_fetched_aggregated_and_shown_where_asked_for(
     assert "demo.yaml: no figure that published runs can be drawn in" in done.stderr
 
 
+def test_figures_that_cannot_be_trained_yet_say_so_and_all_leaves_them_out(clone: Project) -> None:
+    study = DEMO | {"name": "later", "figures": {"fig02": {}, "fig11": {}}, "agents": {"dqn": {}}}
+    clone.write("config/studies/later.yaml", study)
+    given = ("--configfile", "config/studies/later.yaml")
+    assert dry_run(clone, *given) == {"hyperparameters": 2, "figure": 1, "manifest": 1, "all": 1, "total": 5}
+    done = clone.run("snakemake", *given, "--dry-run")
+    assert "Study later is complete: results/later, but for fig11, table3: their agents" in done.stdout
+    done = clone.run("snakemake", "fig11", *given)
+    said = [line for line in done.stderr.splitlines() if line.startswith("moerl: ")]
+    assert done.returncode == 2
+    assert said == ["moerl: fig11: CQL and CQL + C51 cannot be trained yet, so there is nothing to draw"]
+    assert "Traceback" not in done.stderr
+
+
 def test_rules_files_are_the_stages_of_the_table_of_contents() -> None:
     listed = re.findall(r'^include: "(.*)"$', (CHECKOUT / "workflow/Snakefile").read_text(), re.MULTILINE)
     present = sorted(f"rules/{p.name}" for p in (CHECKOUT / "workflow/rules").glob("*.smk"))

@@ -11,6 +11,8 @@ rule scores:
         LOGS / "scores/{figure}.log",
     benchmark:
         LOGS / "scores/{figure}.benchmark.tsv"
+    wildcard_constraints:
+        figure="|".join(DATA_FIGURES) or "-",
     conda:
         CONDA
     threads: 1
@@ -41,6 +43,8 @@ rule table:
         LOGS / "table/{figure}.log",
     benchmark:
         LOGS / "table/{figure}.benchmark.tsv"
+    wildcard_constraints:
+        figure="|".join(DATA_FIGURES) or "-",
     conda:
         CONDA
     threads: 1

@@ -14,6 +14,18 @@ for _name in study.figures:
             "{rule}: {input}"
 
 
+for _name in study.planned:
+
+    rule:
+        name:
+            _name
+        input:
+            lambda wc, name=_name: untrainable(name),
+        localrule: True
+        message:
+            "{rule}"
+
+
 for _name in TABLES:
 
     rule:

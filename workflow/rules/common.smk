@@ -10,12 +10,14 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from moerl.study.captions import caption, scored_games
 from moerl.study.closure import closure_digest
 from moerl.study.config import load_study
 from moerl.study.errors import UserError, one_of
 from moerl.study.expansion import Cell, Run
 from moerl.study.paths import (
     RETURNS,
+    TIMING,
     analysis_file,
     divergence_file,
     figure_files,
@@ -107,6 +109,9 @@ RESULTS = Path("results") / study.name
 STATE = Path("state") / study.name
 LOGS = Path("logs") / study.name
 RUN_FILES = files_of_run(study)
+DATA_FIGURES = [
+    name for name, spec in study.figures.items() if spec.kind != "schematic"
+]
 WHERE = {"study": STUDY_FILE, "results": RESULTS}
 GPU = gpu_resources()
 
@@ -169,13 +174,16 @@ def run_files(names, agent, variant, game, seeds, milestone):
 def shown(figure):
     """What is collected: which runs stand where, how far they go, and the scores that normalise them."""
     spec = study.figures[figure]
-    games = [study.games[game] for game in spec.games]
+    games = [study.games[game] for game in spec.all_games]
     return canonical_json(
         {
-            "panels": [p.model_dump() for p in spec.panels if p.agent in study.agents],
-            "series": [s.model_dump() for s in spec.series],
-            "x": spec.x.values if spec.x else None,
+            "panels": [
+                (view.title, view.games, list(view.places()))
+                for view in spec.views
+                if study.shows(view)
+            ],
             "score": spec.score,
+            "over": spec.over,
             "games": [(g.name, g.random, g.human) for g in games],
             "seeds": study.figure_seeds(spec),
             "iterations": study.iterations(study.milestone(spec.milestone)),
@@ -192,12 +200,33 @@ def aggregated(figure):
             "kind": spec.kind,
             "metrics": [m.model_dump() for m in spec.metrics],
             "curves": [spec.measure, spec.panel_per],
+            "caption": caption(study, figure),
+            "parameters": counted(spec),
             "routing": [spec.snapshot, spec.state],
             "x": spec.x.label if spec.x else None,
             "iteration_frames": study.iteration_frames,
             "early_readout": study.early_readout,
         }
     )
+
+
+def counted(spec):
+    """What the numbers of parameters beside a figure's bars depend on; none where it does not tell them."""
+    if not spec.parameters:
+        return None
+    places = {
+        (a, v)
+        for view in spec.views
+        if study.shows(view)
+        for _, _, a, v in view.places()
+    }
+    heads = {agent: study.agents[agent].head for agent, _ in places}
+    return {
+        "code": closure_digest("moerl.cli.sizes"),
+        "actions": [study.games[game].num_actions for game in spec.all_games],
+        "heads": {agent: head.model_dump() for agent, head in heads.items()},
+        "networks": {v: study.variants[v].model_dump(mode="json") for _, v in places},
+    }
 
 
 def drawn(figure):
@@ -212,6 +241,7 @@ def drawn(figure):
             "reduced": bool(study.deviations.budget.get(figure)),
             "milestone": study.milestone(spec.milestone),
             "seeds": len(study.seeds),
+            "games": scored_games(study, figure),
         }
     )
 
@@ -283,9 +313,27 @@ def check_imported(runs):
             )
 
 
+def numbers_of(figure):
+    """The table of a figure, as CSV and LaTeX; a schematic has none."""
+    return list(table_files(RESULTS, figure)) if figure in DATA_FIGURES else []
+
+
 def products(figure):
     """What a user gets for naming a figure: the figure, and always the numbers it plots."""
-    return [*figure_files(RESULTS, figure), *table_files(RESULTS, figure)]
+    return [*figure_files(RESULTS, figure), *numbers_of(figure)]
+
+
+def left_to_come():
+    """The remark of `all` on the figures that it leaves out, and on the tables of their agents."""
+    agents = {agent for spec in study.planned.values() for agent in spec.agents}
+    tables = [name for name, table in TABLES.items() if set(table.columns) <= agents]
+    names = ", ".join([*study.planned, *tables])
+    return f", but for {names}: their agents cannot be trained yet" if names else ""
+
+
+def untrainable(figure):
+    """Ends Snakemake in one line: the agents of a figure that the study lists cannot be trained yet."""
+    fail(study.why_planned(figure))
 
 
 def shows_reference(figure):
@@ -322,10 +370,12 @@ def returns_of(wildcards):
     without = left_out(wildcards.figure)
     if not ALLOW_PARTIAL:
         check_imported(study.figure_runs(figure))
+    names = [RETURNS[figure.score], *([TIMING] if figure.over == "hours" else [])]
     return [
-        finished_folder(run) / RETURNS[figure.score]
+        finished_folder(run) / name
         for run in study.figure_runs(figure)
         if run not in without
+        for name in names
     ]
 
 

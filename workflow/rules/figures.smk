@@ -1,9 +1,9 @@
-# Figures are drawn from their table alone, and from that of published runs where it is asked for.
+# Figures are drawn from their table alone, and from that of published runs where it is asked for; schematics from nothing.
 
 
 rule figure:
     input:
-        table_files(RESULTS, "{figure}")[0],
+        lambda wc: numbers_of(wc.figure)[:1],
         reference_of,
     output:
         *figure_files(RESULTS, "{figure}"),

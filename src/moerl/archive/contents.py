@@ -90,8 +90,10 @@ def run_files(study: Study, run: Run) -> dict[str, Kind | None]:
 
 
 def figure_data(study: Study, name: str) -> dict[str, Kind | None]:
-    """The archived files of a figure besides its runs', below the results folder."""
+    """The archived files of a figure besides its runs', below the results folder; of a schematic, none."""
     here, figure = Path(), study.figures[name]
+    if figure.kind == "schematic":
+        return {}
     csv, tex = table_files(here, name)
     found: dict[Path, Kind | None] = {
         scores_file(here, name): "scores",

@@ -89,6 +89,8 @@ _TOKEN = {
 }
 _DROPPED = "whether no expert takes the token, its expert's slots being full (Top1-MoE)"
 _PIXELS = "the newest frame in the token's part, row by row, a byte for each pixel"
+_SECONDS = "time trained so far, interruptions left out"
+_PARAMETERS = "parameters of the bar's network on the figure's game with"
 
 COLUMNS: dict[Kind, dict[str, Column]] = {
     "returns": _RETURNS,
@@ -108,7 +110,7 @@ COLUMNS: dict[Kind, dict[str, Column]] = {
     "timing": {
         "iteration": _ITERATION,
         "frame": _FRAME,
-        "wall_seconds": Column("number", "seconds", "time trained so far, interruptions left out"),
+        "wall_seconds": Column("number", "seconds", _SECONDS),
     },
     "analysis": {
         "iteration": _ITERATION,
@@ -139,6 +141,7 @@ COLUMNS: dict[Kind, dict[str, Column]] = {
             "1 = human, 0 = random play",
             "(return - random) / (human - random); none without scores",
         ),
+        "wall_seconds": Column("number", "seconds", f"{_SECONDS}; in figures over hours", optional=True),
     },
     "left out": {
         "agent": _AGENT,
@@ -166,6 +169,9 @@ COLUMNS: dict[Kind, dict[str, Column]] = {
         "games_left_out": _GAMES_LEFT_OUT,
         "games_without_runs": _GAMES_WITHOUT_RUNS,
         "missing_runs": _MISSING_RUNS,
+        "parameters_min": Column("integer", "parameters", f"{_PARAMETERS} fewest actions", optional=True),
+        "parameters_max": Column("integer", "parameters", f"{_PARAMETERS} most actions", optional=True),
+        "actions": Column("text", "actions", "numbers of actions of these two games", optional=True),
     },
     "curves": {
         "panel": Column("text", "", "panel of the figure, as printed: an agent or a game"),
@@ -184,6 +190,9 @@ COLUMNS: dict[Kind, dict[str, Column]] = {
         "games_left_out": _GAMES_LEFT_OUT,
         "games_without_runs": _GAMES_WITHOUT_RUNS,
         "missing_runs": _MISSING_RUNS,
+        "hours": Column(
+            "number", "hours", "training time, mean over runs; in figures over hours", optional=True
+        ),
     },
     "analysis grid": {
         "game": _GAME,

@@ -15,6 +15,7 @@ from pathlib import Path
 import moerl
 from moerl.study.expansion import Study
 from moerl.study.paths import (
+    TIMING,
     analysis_file,
     figure_files,
     files_of_run,
@@ -27,7 +28,7 @@ from moerl.study.paths import (
 )
 from moerl.study.tables import made_tables
 
-_NOT_REPRODUCIBLE = ("timing.parquet", "manifest.json")  # wall-clock and host facts
+_NOT_REPRODUCIBLE = (TIMING, "manifest.json")  # wall-clock and host facts
 
 
 def products(study: Study, results: Path) -> Iterator[Path]:
@@ -42,6 +43,11 @@ def products(study: Study, results: Path) -> Iterator[Path]:
         yield from spec_table_files(results, name)
     for name in study.usual_figures:
         figure = study.figures[name]
+        if figure.over == "hours":
+            continue  # it shows the wall-clock of the machine that trained
+        if figure.kind == "schematic":
+            yield from figure_files(results, name)
+            continue
         yield scores_file(results, name)
         yield left_out_file(results, name)
         yield from table_files(results, name)

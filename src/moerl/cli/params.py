@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from moerl.networks.counts import parameter_counts
 from moerl.statistics.latex import escape
-from moerl.study.config import config_dir, load_study, load_variants, read_yaml, validate
+from moerl.study.config import config_dir, load_study, load_variants, read_yaml, shared_agents
 from moerl.study.errors import UserError, one_of
 from moerl.study.expansion import Study
-from moerl.study.figures import AGENT_TITLES
+from moerl.study.figures import AGENT_TITLES, base_agent
 from moerl.study.specs import AgentSpec, HeadSpec, Module, NetworkSpec
 
 PAPER_ACTIONS = (6, 18)
@@ -64,15 +64,20 @@ def study_scope(study: Study) -> Scope:
     own = [name for name in study.variants if name not in shared]
     variants = dict.fromkeys([*(cell.variant for cell in cells), *own])
     actions = sorted({study.games[cell.game].num_actions for cell in cells}) or PAPER_ACTIONS
-    return Scope(study.agents, {name: study.variants[name] for name in variants}, tuple(actions))
+    return Scope(_bases(study.agents), {name: study.variants[name] for name in variants}, tuple(actions))
+
+
+def _bases(agents: Mapping[str, AgentSpec]) -> dict[str, AgentSpec]:
+    """Agents without the versions of them, whose networks are the same."""
+    return {name: spec for name, spec in agents.items() if base_agent(name) == name}
 
 
 def shared_scope() -> Scope:
     """Every agent and variant of the shared configuration. Raises ConfigError."""
     folder = config_dir(Path("config") / "networks.yaml")
-    agents_file, networks_file = folder / "agents.yaml", folder / "networks.yaml"
+    networks_file = folder / "networks.yaml"
     return Scope(
-        {k: validate(AgentSpec, v, agents_file, k) for k, v in read_yaml(agents_file).items()},
+        _bases(shared_agents(folder)),
         load_variants(networks_file),
         PAPER_ACTIONS,
     )

@@ -11,16 +11,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from moerl.cli.sizes import Sizes
-from moerl.study.config import config_dir, read_yaml, validate
+from moerl.cli.sizes import KNOWN, Sizes
+from moerl.study.config import config_dir, shared_agents
 from moerl.study.costs import Cost, Device, cost, read_records
 from moerl.study.expansion import Cell, Study
 from moerl.study.plan import Work, group, work
-from moerl.study.specs import STACK_SIZE, AgentSpec, Replay
+from moerl.study.specs import STACK_SIZE, Replay
 from moerl.study.standing import Standing
 from moerl.study.status import study_runs
 
-BENCHMARKS = Path(__file__).parents[3] / "benchmarks" / "results"
+BENCHMARKS = KNOWN.parent
 DEVICES: tuple[Device, ...] = ("gpu", "cpu")
 _BYTES_PER_PARAMETER = 16  # of a checkpoint: network, target network and Adam's two moments, float32
 _FRAME_BYTES = 84 * 84
@@ -55,9 +55,7 @@ class Estimator:
     """Turns work into hours and bytes, and remembers on which records they rest."""
 
     def __init__(self, study: Study, records_file: Path, sizes_file: Path) -> None:
-        shared = config_dir(study.path) / "agents.yaml"
-        defaults = {name: validate(AgentSpec, raw, shared, name) for name, raw in read_yaml(shared).items()}
-        self._study, self._agents = study, defaults | study.agents
+        self._study, self._agents = study, shared_agents(config_dir(study.path)) | study.agents
         self._records = read_records(records_file)
         self._sizes = Sizes(sizes_file)
         self._costs: dict[tuple[str, str, Device], Cost | None] = {}
@@ -120,11 +118,11 @@ def make_plan(standing: Standing, figures: Sequence[str], benchmarks: Path = BEN
     Raises UserError on an unknown figure, or a record of a divergence that cannot be read.
     """
     study = standing.study
-    names = list(figures or study.usual_figures)
+    names = list(figures) or [name for name in study.listed if name not in study.on_request]
     left = work(standing, names)
-    estimator = Estimator(study, benchmarks / "throughput.json", benchmarks / "parameters.json")
+    estimator = Estimator(study, benchmarks / "throughput.json", benchmarks / KNOWN.name)
     rows = [_row(name, left[name], estimator.estimate(left[name])) for name in names]
-    runs = {name: study.figure_runs(study.figure(name)) for name in names}
+    runs = {name: study.listed_runs(name) for name in names}
     total: dict[str, Any] = {
         key: sum(row[key] for row in rows)
         for key in ("new_runs", "train_jobs", "analyse_jobs", "jobs", "agent_steps", "disk_bytes")
@@ -137,7 +135,8 @@ def make_plan(standing: Standing, figures: Sequence[str], benchmarks: Path = BEN
             if len(known) == len(parts)
             else None
         )
-    longest = study_runs(study, names)
+    drawn = [name for name in names if name in study.figures]
+    longest = study_runs(study, drawn) if drawn else []
     total["done"] = sum(standing.published(run) for run in longest)
     total["diverged"] = sum(
         standing.divergence(run) is not None for run in longest if not standing.published(run)
@@ -172,6 +171,7 @@ def _row(name: str, left: Work, estimate: Estimate) -> dict[str, Any]:
         "train_jobs": left.train_jobs,
         "analyse_jobs": left.analyse_jobs,
         "jobs": left.jobs,
+        "trainable": left.trainable,
         "agent_steps": sum(left.steps.values()),
         **hours,
         "disk_bytes": estimate.disk_bytes,
@@ -190,9 +190,12 @@ def print_plan(plan: dict[str, Any], console: Console) -> None:
     table.add_section()
     table.add_row("in all", "", f"{total['new_runs']:,}", f"{total['done']:,}", *_costs(total), style="bold")
     console.print(table)
-    kinds = "; ".join(f"{runs:,} {kind} frames" for kind, runs in plan["runs_by_kind"].items())
+    kinds = "; ".join(f"{runs:,} {kind}" for kind, runs in plan["runs_by_kind"].items())
     console.print(f"Distinct runs: {kinds}.", highlight=False)
     console.print("A figure counts only what the figures above it do not do already.", highlight=False)
+    if absent := [row["figure"] for row in plan["figures"] if not row["trainable"]]:
+        said = f"Of {', '.join(absent)} only the runs are counted: their agents cannot be trained yet."
+        console.print(said, highlight=False)
     if total["diverged"]:
         said = f"Diverged: {total['diverged']:,} (moerl status names them). Their jobs fail at once"
         console.print(f"{said}; `--config allow_partial=1` makes the figures without them.", highlight=False)
@@ -215,6 +218,8 @@ def print_plan(plan: dict[str, Any], console: Console) -> None:
 
 
 def _costs(row: dict[str, Any]) -> list[str]:
+    if not row.get("trainable", True):
+        return ["–"] * (2 + len(DEVICES))
     hours = [_hours(row[f"{device}_hours"]) for device in DEVICES]
     return [f"{row['jobs']:,}", *hours, readable_bytes(row["disk_bytes"])]
 

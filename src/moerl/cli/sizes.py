@@ -1,29 +1,20 @@
-"""Sizes of networks for `moerl plan`: from a file that knows the usual ones, else counted with JAX."""
+"""Sizes of networks, for plans and tables: from a file that knows the usual ones, else counted with JAX."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from moerl.study.errors import UserError
+from moerl.study.sizes import Size
 from moerl.study.specs import AgentSpec, NetworkSpec, canonical_json, identity
 
+KNOWN = Path(__file__).parents[3] / "benchmarks" / "results" / "parameters.json"
+"""Sizes of the shared configuration's networks (benchmarks/count_parameters.py)."""
 ACTIONS = (3, 18)
 """Fewest and most actions of any game; sizes lie on a line between them."""
-
-
-@dataclass(frozen=True)
-class Size:
-    """Parameters of a network as a function of the number of actions."""
-
-    fixed: int
-    per_action: int
-
-    def parameters(self, num_actions: int) -> int:
-        """Parameters for a game with so many actions."""
-        return self.fixed + self.per_action * num_actions
 
 
 class Sizes:

@@ -21,19 +21,19 @@ ROW_HEIGHT = 1.22  # inches
 
 def analysis_figure(table: pd.DataFrame, spec: FigureSpec) -> Figure:
     """Draw an analysis grid from its table (the figure's CSV)."""
-    looks = styles(series.name for series in spec.series)
-    figure = Figure((PAGE, ROW_HEIGHT * len(spec.games) + 0.75))
-    axes = figure.subplots(len(spec.games), len(spec.metrics), squeeze=False, sharex=True)
+    looks, games = styles(spec.all_series), spec.all_games
+    figure = Figure((PAGE, ROW_HEIGHT * len(games) + 0.75))
+    axes = figure.subplots(len(games), len(spec.metrics), squeeze=False, sharex=True)
     end = table["frame"].max()
     unit, label = frames_axis(end)
     cells = dict(list(table.groupby(["game", "metric"])))
-    for row, game in enumerate(spec.games):
+    for row, game in enumerate(games):
         for column, metric in enumerate(spec.metrics):
             ax = axes[row, column]
             metric_curves(ax, cells[game, metric.name], looks, unit)
             if row == 0:
                 ax.set_title(metric.label)
-            if row == len(spec.games) - 1:
+            if row == len(games) - 1:
                 ax.set_xlabel(label)
             if metric.name != "return":
                 from_zero(ax)

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-from moerl.figures.style import SeriesStyle, round_steps
+from moerl.figures.style import SOLID, SeriesStyle, round_steps
 
 Values = npt.NDArray[np.float64]
 
@@ -40,8 +40,8 @@ def band_curve(
         y,
         label=name,
         color=style.colour,
-        linestyle=(0, (4, 1.5)) if style.dashed else "-",
-        zorder=2.2 if style.dashed else 2.1,
+        linestyle=style.line if style.line != SOLID else "-",
+        zorder=2.1 if style.line == SOLID else 2.2,
         marker=style.marker,
         markevery=max(1, len(x) // MARKED),
         markeredgecolor="white",

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from moerl.figures.curves import band_curve, frames_axis, from_zero, ticks
-from moerl.figures.notes import absent_curves, absent_panel
+from moerl.figures.notes import absent_curves, absent_panel, series_legend
 from moerl.figures.published import published_curve
 from moerl.figures.style import COLUMN, NO_RUNS, PAGE, SeriesStyle, legend_columns, styles
 from moerl.study.figures import NO_EPISODE, FigureSpec
@@ -32,14 +32,21 @@ def learning_figure(
         published: Rows of `reference/<figure>.csv`, drawn beside ours; None: nothing is.
     """
     assert spec.measure is not None
-    absent = [panel.title for panel in spec.panels if panel.agent not in agents]
-    titles = [panel.title for panel in spec.panels] if spec.panel_per == "agent" else list(spec.games)
-    rows, columns = grid(len(titles))
-    height, size = (_WIDE, 8.5) if columns <= 2 else (_NARROW, 7.0)  # MontezumaRevenge must fit
-    figure = Figure((COLUMN if columns == 1 else PAGE, height * rows + 0.6))
+    absent = [view.title for view in spec.views if view.agent not in agents]
+    per_panel = {view.title: [series.name for series in view.series] for view in spec.views}
+    if spec.panel_per == "game":
+        (view,) = spec.views
+        per_panel = dict.fromkeys(view.games, per_panel[view.title])
+    titles = list(per_panel)
+    rows, columns = grid(len(titles), spec.panel_per == "game")
+    height, size = (_WIDE, 8.5) if columns <= 2 else (_NARROW, 6.3)  # MontezumaRevenge must fit
+    width = COLUMN if columns == 1 else PAGE
+    looks = styles(spec.all_series)
+    lines = -(-len(looks) // legend_columns(list(looks), width))
+    figure = Figure((width, height * rows + 0.45 + 0.15 * lines))
     axes: list[Axes] = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
-    looks = styles(series.name for series in spec.series)
-    unit, label = frames_axis(table["frame"].max())
+    unit, label = frames_axis(table["frame"].max()) if spec.over == "frames" else (1.0, "Hours of Training")
+    along = "frame" if spec.over == "frames" else "hours"
     for place, (ax, title) in enumerate(zip(axes, titles, strict=False)):
         ax.set_title(title, fontweight="bold", fontsize=size)
         mine = table[table["panel"] == title]
@@ -47,50 +54,50 @@ def learning_figure(
         if title in absent or points.empty:
             absent_panel(ax, "not in this study" if title in absent else _why_empty(mine))
             continue
-        panel_curves(ax, points, looks, unit)
+        panel_curves(ax, points, {name: looks[name] for name in per_panel[title]}, unit, along)
         theirs = points.iloc[:0] if published is None else published[published["panel"] == title]
         published_curve(ax, theirs, unit)
         if spec.measure == "iqm" and min(*points["value"], *theirs["value"].dropna(), 0) >= 0:
             from_zero(ax)
-        ticks(ax, table["frame"].max() / unit)
-        _say_absent(ax, mine, list(looks))
+        ticks(ax, table[along].max() / unit)
+        _say_absent(ax, mine, per_panel[title])
         if place >= len(titles) - columns:
             ax.set_xlabel(label, fontsize=size)
         if place % columns == 0:
             ax.set_ylabel(_LABELS[spec.measure])
     for ax in axes[len(titles) :]:
         ax.remove()
-    entries = {
-        label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(
-        entries.values(),
-        entries.keys(),
-        loc="outside upper center",
-        ncols=legend_columns(list(entries), COLUMN if columns == 1 else PAGE),
-    )
+    series_legend(figure, axes, list(looks), width)
     return figure
 
 
-def grid(panels: int) -> tuple[int, int]:
-    """Rows and columns of the page for a number of panels: the paper's 20 games are four rows of five."""
-    columns = panels if panels <= 2 else min(5, max(3, int(np.ceil(np.sqrt(panels)))))
+def grid(panels: int, small: bool) -> tuple[int, int]:
+    """Rows and columns of the page for a number of panels: the paper's 20 games are four rows of five.
+
+    Args:
+        panels: How many.
+        small: Whether more than two may stand in a row.
+    """
+    columns = min(5, max(3, int(np.ceil(np.sqrt(panels))))) if small and panels > 2 else min(2, panels)
     return -(-panels // columns), columns
 
 
-def panel_curves(ax: Axes, points: pd.DataFrame, looks: Mapping[str, SeriesStyle], unit: float) -> Axes:
+def panel_curves(
+    ax: Axes, points: pd.DataFrame, looks: Mapping[str, SeriesStyle], unit: float, along: str = "frame"
+) -> Axes:
     """Draw the curves of one panel, an empty one for a series without points.
 
     Args:
         ax: Drawn into.
         points: The table's rows of this panel that have a value.
         looks: Look of each series, in the order they are drawn.
-        unit: Frames per unit of the x axis.
+        unit: Frames, or hours, per unit of the x axis.
+        along: Column of the x axis: "frame" or "hours".
     """
     for name, look in looks.items():
-        rows = points.loc[points["series"] == name, ["frame", "value", "ci_low", "ci_high"]]
-        frame, value, low, high = rows.to_numpy(dtype=np.float64).T
-        band_curve(ax, name, look, frame / unit, value, (low, high))
+        rows = points.loc[points["series"] == name, [along, "value", "ci_low", "ci_high"]]
+        x, value, low, high = rows.to_numpy(dtype=np.float64).T
+        band_curve(ax, name, look, x / unit, value, (low, high))
     return ax
 
 

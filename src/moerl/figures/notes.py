@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.textpath import TextPath
 
-from moerl.figures.style import MUTED, WARNING
+from moerl.figures.style import MUTED, WARNING, legend_columns
 from moerl.study.expansion import Study
 
 SIZE = 5.5  # points
@@ -68,10 +68,16 @@ def _listed(names: Sequence[str], room: int) -> str:
     return f"{', '.join(names[:room])} and {len(names) - room} more"
 
 
-def finish(figure: Figure, reduced: str | None, partial: str | None, published: str | None = None) -> None:
+def finish(
+    figure: Figure,
+    reduced: str | None,
+    partial: str | None,
+    games: str | None = None,
+    published: str | None = None,
+) -> None:
     """Write the notes below everything else, on space added for them, and lay the figure out."""
     width, height = figure.get_size_inches()
-    blocks = [(partial, WARNING), (published, MUTED), (reduced, MUTED)]
+    blocks = [(partial, WARNING), (published, MUTED), (games, MUTED), (reduced, MUTED)]
     lines = [(line, colour) for text, colour in blocks if text for line in wrap(text, width - 2 * _MARGIN)]
     foot = _MARGIN + len(lines) * _LINE if lines else 0.0
     figure.set_size_inches(width, height + foot)
@@ -80,6 +86,14 @@ def finish(figure: Figure, reduced: str | None, partial: str | None, published: 
         figure.text(_MARGIN / width, y, line, fontsize=SIZE, color=colour, va="bottom", parse_math=False)
     share = foot / (height + foot)
     figure.set_layout_engine(ConstrainedLayoutEngine(rect=(0, share, 1, 1 - share)))
+
+
+def series_legend(figure: Figure, axes: Iterable[Axes], names: Sequence[str], width: float) -> None:
+    """One legend above all panels of a figure `width` inches wide: what they draw, `names` first."""
+    drawn = {name: one for ax in axes for one, name in zip(*ax.get_legend_handles_labels(), strict=True)}
+    shown = [name for name in dict.fromkeys([*names, *drawn]) if name in drawn]
+    columns = legend_columns(shown, width)
+    figure.legend([drawn[name] for name in shown], shown, loc="outside upper center", ncols=columns)
 
 
 def wrap(text: str, width: float) -> list[str]:

@@ -29,5 +29,5 @@ def published_curve(ax: Axes, rows: pd.DataFrame, unit: float) -> Axes:
 def published_note(spec: FigureSpec) -> str:
     """What the line is, for the foot of a figure."""
     simple = ", whose Rainbow has no double, dueling or noisy networks"
-    rainbow = any(panel.agent == "rainbow" for panel in spec.panels)
+    rainbow = "rainbow" in spec.agents
     return f"{SERIES}: the Dopamine authors' runs{simple if rainbow else ''}; aggregated as ours."

@@ -1,4 +1,7 @@
-"""Stage `figure`: a figure as PDF, PNG and SVG, from its table and the study's configuration alone."""
+"""Stage `figure`: a figure as PDF, PNG and SVG, from its table and the study's configuration alone.
+
+A schematic is drawn from the configuration.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,15 @@ from moerl.figures.notes import finish, partial_note, reduced_note
 from moerl.figures.published import published_note
 from moerl.figures.routing import routing_figure
 from moerl.figures.scaling import scaling_figure
+from moerl.figures.schematics import schematic
 from moerl.figures.style import paper_style, save
+from moerl.study.captions import scored_games
 from moerl.study.errors import UserError
 from moerl.study.expansion import Study
 from moerl.study.paths import figure_files, table_files
 from moerl.study.reference import can_stand_in, curves_file
 
-_TEXT = ("missing_runs", "games_left_out", "games_without_runs", "n_seeds", "pixels")
+_TEXT = ("missing_runs", "games_left_out", "games_without_runs", "n_seeds", "actions", "pixels")
 
 
 def run(
@@ -32,6 +37,12 @@ def run(
         UserError: The table lacks runs (unless `allow_partial`: then the figure says so on its face).
     """
     spec = study.figure(figure_name)
+    if spec.drawing is not None:
+        with paper_style():
+            drawing = schematic(spec.drawing)
+            finish(drawing, None, None)
+            save(drawing, figure_files(results, figure_name))
+        return
     source = table_files(results, figure_name)[0]
     table = _read(source)
     published = _read(curves_file(results, figure_name)) if reference and can_stand_in(study, spec) else None
@@ -51,7 +62,8 @@ def run(
             case "routing":
                 figure = routing_figure(table, spec)
         note = published_note(spec) if published is not None else None
-        finish(figure, reduced_note(study, figure_name), partial, note)
+        games = scored_games(study, figure_name)
+        finish(figure, reduced_note(study, figure_name), partial, games, note)
         save(figure, figure_files(results, figure_name))
 
 

@@ -17,6 +17,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Bbox
 
 from moerl.study.errors import UserError
 
@@ -27,32 +28,62 @@ NO_RUNS = "no runs"  # stands where a bar or curve would, if all of its runs are
 WARNING = "#B00020"  # what a reader must not miss: incomplete data
 
 
+Line = tuple[float, tuple[float, ...]]  # offset, and lengths of dashes and gaps; none: solid
+SOLID: Line = (0, ())
+DASHED: Line = (0, (4, 1.5))
+DOTTED: Line = (0, (1, 1.2))
+
+
 @dataclass(frozen=True)
 class SeriesStyle:
     """Look of one method in every figure it appears in.
 
-    Dashed curves are drawn above solid ones, so that two methods on the same values both show.
+    Broken curves are drawn above solid ones, so that two methods on the same values both show.
     """
 
     colour: str
     marker: str
-    dashed: bool = False
+    line: Line = SOLID
 
+
+GREY, BLUE, ORANGE = "#595959", "#0072B2", "#E69F00"
+GREEN, PURPLE, SKY, RED = "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
 
 # The one place that says how a method of the paper looks.
 SERIES: Mapping[str, SeriesStyle] = MappingProxyType(
     {
-        "Baseline": SeriesStyle("#595959", "o"),
-        "SoftMoE": SeriesStyle("#0072B2", "s"),
-        "Top1-MoE": SeriesStyle("#E69F00", "^", dashed=True),
+        "Baseline": SeriesStyle(GREY, "o"),
+        "SoftMoE": SeriesStyle(BLUE, "s"),
+        "Top1-MoE": SeriesStyle(ORANGE, "^", DASHED),
+        # Fig 5: width of the experts
+        "SoftMoE (unchanged)": SeriesStyle(BLUE, "s"),
+        "SoftMoE (÷ NumExperts)": SeriesStyle(SKY, "P"),
+        # Fig 6: the module's colour, a line per tokenisation
+        "Top1-MoE PerConv": SeriesStyle(ORANGE, "^"),
+        "Top1-MoE PerFeat": SeriesStyle(ORANGE, "v", DASHED),
+        "Top1-MoE PerSamp": SeriesStyle(ORANGE, "<", DOTTED),
+        "SoftMoE PerConv": SeriesStyle(BLUE, "s"),
+        "SoftMoE PerFeat": SeriesStyle(BLUE, "D", DASHED),
+        "SoftMoE PerSamp": SeriesStyle(BLUE, "p", DOTTED),
+        # Figs 8 and 9
+        "SoftMoE (RandPhi)": SeriesStyle(GREEN, "D", DASHED),
+        "Top1-MoE₈": SeriesStyle(ORANGE, "^", DASHED),
+        "Top1-MoE₈ (LoadBalancing)": SeriesStyle(RED, "X", DOTTED),
+        # Figs 13 to 15: what an expert is; broken lines are normalised
+        "Regular": SeriesStyle(BLUE, "s"),
+        "Regular (normalised)": SeriesStyle(BLUE, "D", DASHED),
+        "BIG": SeriesStyle(GREEN, "o"),
+        "BIG (normalised)": SeriesStyle(GREEN, "p", DASHED),
+        "ALL": SeriesStyle(PURPLE, "^"),
+        "ALL (normalised)": SeriesStyle(PURPLE, "v", DASHED),
     }
 )
 # For methods a study adds; in order of appearance in its figure.
 SPARE = (
-    SeriesStyle("#009E73", "D"),
-    SeriesStyle("#CC79A7", "v"),
-    SeriesStyle("#56B4E9", "P"),
-    SeriesStyle("#D55E00", "X"),
+    SeriesStyle(GREEN, "D"),
+    SeriesStyle(PURPLE, "v"),
+    SeriesStyle(SKY, "P"),
+    SeriesStyle(RED, "X"),
     SeriesStyle("#000000", "*"),
 )
 
@@ -104,12 +135,16 @@ def paper_style() -> Iterator[None]:
 
 
 def styles(names: Iterable[str]) -> dict[str, SeriesStyle]:
-    """The look of each series of a figure, the paper's fixed, others from `SPARE` in order.
+    """The look of each series of a figure: the paper's fixed, others from `SPARE` in order.
+
+    A spare colour that one of the paper's series has in this figure is passed over.
 
     Raises:
         UserError: More unknown series than distinguishable looks.
     """
-    spare = iter(SPARE)
+    names = list(names)
+    taken = {SERIES[name].colour for name in names if name in SERIES}
+    spare = (style for style in SPARE if style.colour not in taken)
     chosen: dict[str, SeriesStyle] = {}
     for name in names:
         style = SERIES.get(name) or next(spare, None)
@@ -136,6 +171,21 @@ def round_steps() -> MaxNLocator:
 
 def save(figure: Figure, files: Iterable[Path]) -> None:
     """Write `figure` to each file in the format of its suffix: same figure, same bytes."""
+    _settle(figure)
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(file, metadata=_METADATA[file.suffix[1:]])
+
+
+def _settle(figure: Figure) -> None:
+    """Lay the figure out once, for all formats, at rounded positions.
+
+    The layout's solver is exact to rounding only, and the last digits differ between processes; the names of
+    clip paths in an SVG file would tell.
+    """
+    figure.set_dpi(mpl.rcParams["savefig.dpi"])
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for ax in figure.axes:
+        rounded = (round(edge, 6) for edge in ax.get_position(original=True).bounds)
+        ax.set_position(Bbox.from_bounds(*rounded))

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from moerl.study.figures import NO_EPISODE, FigureSpec
+from moerl.study.sizes import millions
 
 _ESCAPES = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
@@ -22,6 +23,8 @@ _ESCAPES = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "²": r"$^2$",
     "½": r"$\frac{1}{2}$",
     "–": "--",
+    "₈": "$_8$",
+    "Φ": r"$\Phi$",
 }
 ABSENT = "--"
 COLUMNS = 5  # of a table of curves: points shown of each
@@ -58,12 +61,28 @@ def bars_latex(table: pd.DataFrame, figure: FigureSpec, headline: str) -> str:
         title = f"{panel}, {READOUTS[str(readout)]} ({{frames}} frames)"
         body.append(_span(len(xs) + 1, escape(title).replace(r"\{frames\}", frames)))
         for series, rows in block.groupby("series", sort=False):
-            ordered = rows.set_index("x").loc[list(figure.x.values), ["iqm", "ci_low", "ci_high"]]
+            ordered = rows.set_index("x").loc[list(figure.x.values)][["iqm", "ci_low", "ci_high"]]
             cells = [_with_bounds(*values) for values in ordered.to_numpy(dtype=np.float64)]
             body.append(_row([escape(str(series)), *cells]))
         body.append(r"\addlinespace")
+    if "parameters_min" in table:
+        body += _parameters(table, list(figure.x.values))
     header = _row([escape(figure.x.label), *xs])
     return _tabular(headline, "l" + "c" * len(xs), header, body[:-1], _remarks(table, len(xs) + 1))
+
+
+def _parameters(table: pd.DataFrame, xs: list[float]) -> list[str]:
+    """One block per panel: the parameters of the networks behind its bars."""
+    body = []
+    for panel, block in table.groupby("panel", sort=False):
+        actions = str(block["actions"].iloc[0]).replace("-", " to ")
+        body.append(_span(len(xs) + 1, escape(f"{panel}, parameters in millions ({actions} actions)")))
+        for series, rows in block.groupby("series", sort=False):
+            ordered = rows.drop_duplicates("x").set_index("x").loc[xs][["parameters_min", "parameters_max"]]
+            counts = ordered.to_numpy(dtype=np.int64)
+            body.append(_row([escape(str(series)), *(escape(millions(*count)) for count in counts)]))
+        body.append(r"\addlinespace")
+    return body
 
 
 def curves_latex(table: pd.DataFrame, figure: FigureSpec, headline: str) -> str:

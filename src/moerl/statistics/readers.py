@@ -7,12 +7,16 @@ is skipped silently.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from moerl.study.errors import UserError
 from moerl.study.expansion import Run
+
+Values = npt.NDArray[np.float64]
 
 RETURN_COLUMNS = ("iteration", "frame", "episodes", "mean_return")
 SCORE_COLUMNS = (
@@ -67,6 +71,21 @@ def read_returns(path: Path, iterations: int) -> pd.DataFrame:
     return table.assign(mean_return=table["mean_return"].where(table["episodes"] > 0))
 
 
+def read_timing(path: Path, iterations: int) -> Values:
+    """Seconds of training up to the end of each iteration, interruptions left out: `[iterations]`.
+
+    Raises:
+        UserError: Not exactly the iterations 0 … `iterations` - 1, or times that do not increase.
+    """
+    table = read_table(path, ("iteration", "wall_seconds"))
+    if not np.array_equal(table["iteration"].to_numpy(), np.arange(iterations)):
+        raise UserError(f"{path}: expected iterations 0 to {iterations - 1}; train this run again")
+    seconds: Values = table["wall_seconds"].to_numpy(dtype=np.float64)
+    if not (np.diff(seconds, prepend=0.0) >= 0).all():
+        raise UserError(f"{path}: wall_seconds must not decrease; this is not a record of training")
+    return seconds
+
+
 def read_analysis(path: Path, metrics: list[str]) -> pd.DataFrame:
     """The rows of one run's analysis file for `metrics`: `iteration`, `frame`, `metric`, `value`.
 
@@ -105,9 +124,12 @@ def read_tokens(path: Path, snapshot: int | None, state: int) -> pd.DataFrame:
     return chosen.reset_index(drop=True)
 
 
-def read_scores(path: Path) -> pd.DataFrame:
-    """One figure's tidy scores, as the stage `scores` wrote them. Raises UserError if they are not there."""
-    return read_table(path, SCORE_COLUMNS)
+def read_scores(path: Path, over: Literal["frames", "hours"] = "frames") -> pd.DataFrame:
+    """One figure's tidy scores, as the stage `scores` wrote them: with wall-clock, if it is over hours.
+
+    Raises UserError if they are not there.
+    """
+    return read_table(path, (*SCORE_COLUMNS, "wall_seconds") if over == "hours" else SCORE_COLUMNS)
 
 
 def read_left_out(path: Path) -> dict[Run, str]:

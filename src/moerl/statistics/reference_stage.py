@@ -15,7 +15,15 @@ from moerl.study.errors import UserError
 from moerl.study.expansion import Study
 from moerl.study.figures import FigureSpec
 from moerl.study.games import Game
-from moerl.study.reference import AGENTS, ITERATION_FRAMES, SERIES, can_stand_in, curves_file, returns_file
+from moerl.study.reference import (
+    AGENTS,
+    ITERATION_FRAMES,
+    SERIES,
+    can_stand_in,
+    curves_file,
+    returns_file,
+    views_with_reference,
+)
 
 
 def run(study: Study, figure_name: str, results: Path) -> None:
@@ -42,24 +50,20 @@ def reference_table(study: Study, figure: FigureSpec, returns: pd.DataFrame) -> 
     """
     assert figure.measure is not None
     frames = study.milestones[study.milestone(figure.milestone)]
-    here = returns[
-        (returns["encoder"] == figure.encoder.value)
-        & returns["game"].isin(list(figure.games))
-        & (returns["iteration"] < frames // ITERATION_FRAMES)
-    ]
-    panels = [panel for panel in figure.panels if panel.agent in study.agents and panel.agent in AGENTS]
-    scores = pd.concat(
-        [
-            reference_scores(here[here["agent"] == AGENTS[panel.agent]], study.games).assign(
-                panel=panel.title
-            )
-            for panel in panels
-        ],
-        ignore_index=True,
-    )
-    titles = [panel.title for panel in panels]
+    views = views_with_reference(study, figure)
+    parts = []
+    for view in views:
+        here = returns[
+            (returns["encoder"] == view.encoder.value)
+            & (returns["agent"] == AGENTS[view.agent])
+            & returns["game"].isin(view.games)
+            & (returns["iteration"] < frames // ITERATION_FRAMES)
+        ]
+        parts.append(reference_scores(here, study.games).assign(panel=view.title))
+    scores = pd.concat(parts, ignore_index=True)
+    titles = [view.title for view in views]
     if figure.panel_per == "game":
-        scores, titles = scores.assign(panel=scores["game"]), list(figure.games)
+        scores, titles = scores.assign(panel=scores["game"]), list(figure.all_games)
     if figure.measure == "iqm":
         scores = pd.concat([evened(rows) for _, rows in scores.groupby("panel")], ignore_index=True)
     cells = [(title, SERIES) for title in titles]

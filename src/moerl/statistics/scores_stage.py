@@ -1,8 +1,8 @@
 """Stage `scores`: the returns of all runs of a figure, tidy and human-normalised, in one file.
 
 A run that two series share appears once for each. The returns are those of training or of evaluation
-(the figure's `score`); an iteration in which no training episode ended has none, and NaN here. Beside
-the scores, a file names the runs that are left out.
+(the figure's `score`); an iteration in which no training episode ended has none, and NaN here. A figure
+over hours also has the wall-clock of its runs. Beside the scores, a file names the runs that are left out.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 
 from moerl.statistics.normalise import human_normalised
-from moerl.statistics.readers import LEFT_OUT_COLUMNS, read_returns
+from moerl.statistics.readers import LEFT_OUT_COLUMNS, read_returns, read_timing
 from moerl.study.errors import UserError
 from moerl.study.expansion import Run, Study
 from moerl.study.figures import FigureSpec
 from moerl.study.games import Game
-from moerl.study.paths import RETURNS, left_out_file, scores_file
+from moerl.study.paths import RETURNS, TIMING, left_out_file, scores_file
 from moerl.study.standing import Standing, unfinished
 
 
@@ -30,23 +30,21 @@ class Shown:
 
     panel: str
     series: str
-    x: int | None
+    x: float | None
     run: Run
 
 
 def shown_runs(study: Study, figure: FigureSpec) -> Iterator[Shown]:
     """Every run of a figure where it is shown, in order of panel, series, x, game and seed."""
     milestone = study.milestone(figure.milestone)
-    for panel in figure.panels:
-        if panel.agent not in study.agents:
+    seeds = study.figure_seeds(figure)
+    for view in figure.views:
+        if not study.shows(view):
             continue
-        for series in figure.series:
-            for place, variant in enumerate(series.variants):
-                x = figure.x.values[place] if figure.x is not None else None
-                for game in figure.games:
-                    for seed in study.figure_seeds(figure):
-                        run = Run(panel.agent, variant, game, seed, milestone)
-                        yield Shown(panel.title, series.name, x, run)
+        for series, x, agent, variant in view.places():
+            for game in view.games:
+                for seed in seeds:
+                    yield Shown(view.title, series, x, Run(agent, variant, game, seed, milestone))
 
 
 def run(
@@ -65,7 +63,7 @@ def run(
     Raises:
         UserError: A run is not finished (unless `allow_partial`), or a run's returns cannot be trusted.
     """
-    figure = study.figure(figure_name)
+    figure = study.data_figure(figure_name)
     iterations = study.iterations(study.milestone(figure.milestone))
     shown = list(shown_runs(study, figure))
     standing = Standing(study, results, state)
@@ -81,8 +79,18 @@ def run(
         for one, folder in folders.items()
         if folder is not None
     }
+    if figure.over == "hours":
+        for one, table in returns.items():
+            folder = folders[one]
+            assert folder is not None
+            table["wall_seconds"] = read_timing(folder / TIMING, iterations)
+    whole = all(isinstance(s.x, int | None) for s in shown)
     scores = pd.concat(
-        [_score(s, returns[s.run], study.games[s.run.game]) for s in shown if s.run in returns],
+        [
+            _score(s, returns[s.run], study.games[s.run.game], "Int64" if whole else "Float64")
+            for s in shown
+            if s.run in returns
+        ],
         ignore_index=True,
     )
     path = scores_file(results, figure_name)
@@ -93,7 +101,7 @@ def run(
     named.to_csv(left_out_file(results, figure_name), index=False, lineterminator="\n")
 
 
-def _score(shown: Shown, returns: pd.DataFrame, game: Game) -> pd.DataFrame:
+def _score(shown: Shown, returns: pd.DataFrame, game: Game, kind_of_x: str) -> pd.DataFrame:
     run = shown.run
     length = len(returns)
     raw = returns["mean_return"].to_numpy(dtype=np.float64)
@@ -101,11 +109,11 @@ def _score(shown: Shown, returns: pd.DataFrame, game: Game) -> pd.DataFrame:
     known = human_normalised(raw[~np.isnan(raw)], game.random, game.human)
     if known is not None:
         normalised[~np.isnan(raw)] = known
-    return pd.DataFrame(
+    scores = pd.DataFrame(
         {
             "panel": shown.panel,
             "series": shown.series,
-            "x": pd.array([shown.x] * length, dtype="Int64"),
+            "x": pd.Series([shown.x] * length, dtype=kind_of_x),
             "agent": run.agent,
             "variant": run.variant,
             "game": run.game,
@@ -116,3 +124,5 @@ def _score(shown: Shown, returns: pd.DataFrame, game: Game) -> pd.DataFrame:
             "human_normalised": normalised,
         }
     )
+    # Only a figure over hours has them: whatever else is collected is the same on every machine.
+    return scores.assign(wall_seconds=returns["wall_seconds"]) if "wall_seconds" in returns else scores

@@ -12,6 +12,7 @@ from moerl.statistics import latex
 from moerl.statistics.readers import read_analysis, read_left_out, read_scores, read_tokens
 from moerl.statistics.scores_stage import Shown, shown_runs
 from moerl.statistics.tables import (
+    PARAMETER_COLUMNS,
     Missing,
     analysis_table,
     bar_table,
@@ -19,10 +20,12 @@ from moerl.statistics.tables import (
     readouts,
     routing_table,
 )
+from moerl.study.captions import caption
 from moerl.study.errors import UserError
 from moerl.study.expansion import Run, Study
 from moerl.study.figures import FigureSpec
 from moerl.study.paths import analysis_file, left_out_file, scores_file, table_files, tokens_file
+from moerl.study.sizes import SizeOf
 from moerl.study.standing import MISSING
 
 _VALUES = ("game", "metric", "series", "seed", "iteration", "frame", "value")
@@ -32,17 +35,32 @@ LeftOut = Mapping[Run, str]
 """Runs that the scores leave out, and why."""
 
 
-def run(study: Study, figure_name: str, results: Path, allow_partial: bool = False) -> None:
+def run(
+    study: Study,
+    figure_name: str,
+    results: Path,
+    allow_partial: bool = False,
+    sizes: SizeOf | None = None,
+) -> None:
     """Write `tables/<figure>.csv` and `.tex` from the scores and, for analyses, the analysis or token files.
+
+    Args:
+        study: The study.
+        figure_name: One of its figures.
+        results: Its results folder.
+        allow_partial: Leave out the runs that the scores leave out, by name.
+        sizes: Counts the parameters of networks, for figures that tell them; None: they are not told.
 
     Raises:
         UserError: A run is left out (unless `allow_partial`), or there is nothing to aggregate.
     """
-    figure = study.figure(figure_name)
-    scores = read_scores(scores_file(results, figure_name))
+    figure = study.data_figure(figure_name)
+    scores = read_scores(scores_file(results, figure_name), figure.over)
     left_out = read_left_out(left_out_file(results, figure_name))
     build = {"bars": _bars, "curves": _curves, "analysis": _analysis, "routing": _routing}[figure.kind]
     table = build(study, figure, scores, left_out, results)
+    if figure.parameters and sizes is not None:
+        table = _with_parameters(table, study, figure, sizes)
     lacking = table.loc[table["missing_runs"] != "", "missing_runs"]
     if len(lacking) and not allow_partial:
         first = lacking.iloc[0].split("; ")[0]
@@ -50,14 +68,14 @@ def run(study: Study, figure_name: str, results: Path, allow_partial: bool = Fal
     csv, tex = table_files(results, figure_name)
     csv.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(csv, index=False, lineterminator="\n")
-    headline = f"{figure_name} of the study {study.name}"
+    headline = f"{figure_name} of the study {study.name}: {caption(study, figure_name)}"
     tex.write_text(latex.FORMATS[figure.kind](table, figure, headline), encoding="utf-8")
 
 
 def _bars(study: Study, figure: FigureSpec, scores: pd.DataFrame, left_out: LeftOut, _: Path) -> pd.DataFrame:
     shown = list(shown_runs(study, figure))
     have = _shown_in(scores, shown)
-    scored = [game for game in figure.games if study.games[game].scored]
+    scored = _scored(study, figure)
     windows = readouts(
         study.iterations(study.milestone(figure.milestone)), study.iteration_frames, study.early_readout
     )
@@ -69,8 +87,8 @@ def _bars(study: Study, figure: FigureSpec, scores: pd.DataFrame, left_out: Left
         _missing(((s.panel, s.series, s.x), s, left_out.get(s.run, MISSING)) for s in shown if s not in have),
         _games_without_runs((((s.panel, s.series, s.x), s) for s in shown), have, scored),
     )
-    if not scored:
-        raise UserError(f"{study.path}: none of the games {', '.join(figure.games)} has a human score")
+    if not any(scored.values()):
+        raise UserError(f"{study.path}: none of the games {', '.join(figure.all_games)} has a human score")
     if table["iqm"].isna().all():
         raise UserError(f"{study.path}: no game with a human score has a run with a finished episode")
     return table
@@ -82,7 +100,7 @@ def _curves(
     assert figure.measure is not None
     shown = list(shown_runs(study, figure))
     have = _shown_in(scores, shown)
-    scored = [game for game in figure.games if study.games[game].scored]
+    scored = _scored(study, figure)
     if per_game := figure.panel_per == "game":
         scores = scores.assign(panel=scores["game"])
     cells = [(s.run.game if per_game else s.panel, s.series) for s in shown]
@@ -99,9 +117,10 @@ def _curves(
         ),
         # A panel of one game shows that game or nothing.
         {} if per_game else _games_without_runs(zip(cells, shown, strict=True), have, scored),
+        figure.over,
     )
-    if figure.measure == "iqm" and not scored:
-        raise UserError(f"{study.path}: none of the games {', '.join(figure.games)} has a human score")
+    if figure.measure == "iqm" and not any(scored.values()):
+        raise UserError(f"{study.path}: none of the games {', '.join(figure.all_games)} has a human score")
     if table["value"].isna().all():
         games = "game with a human score" if figure.measure == "iqm" else "game"
         raise UserError(f"{study.path}: no {games} has a run with a finished episode")
@@ -124,7 +143,7 @@ def _analysis(
         if s in analysed and from_files:
             values = read_analysis(analysis_file(results, s.run), from_files)
             parts.append(values.assign(game=s.run.game, series=s.series, seed=s.run.seed)[list(_VALUES)])
-    cells = [(game, metric, s.name) for game in figure.games for metric in metrics for s in figure.series]
+    cells = [(g, metric, name) for g in figure.all_games for metric in metrics for name in figure.all_series]
     missing = _missing(
         ((s.run.game, metric, s.series), s, NOT_ANALYSED if s in scored else left_out.get(s.run, MISSING))
         for s in shown
@@ -155,6 +174,26 @@ def _routing(
     return routing_table(parts)
 
 
+def _with_parameters(table: pd.DataFrame, study: Study, figure: FigureSpec, sizes: SizeOf) -> pd.DataFrame:
+    """The table with `PARAMETER_COLUMNS`: each bar's networks differ in their actions, so a range."""
+    found = []
+    for view in figure.views:
+        if study.shows(view):
+            actions = {study.games[game].num_actions for game in view.games}
+            few, many = min(actions), max(actions)
+            for series, x, agent, variant in view.places():
+                size = sizes(study.agents[agent], study.variants[variant])
+                told = size.parameters(few), size.parameters(many)
+                found.append((view.title, series, x, *told, str(few) if few == many else f"{few}-{many}"))
+    key = ["panel", "series", "x"]
+    return table.merge(pd.DataFrame(found, columns=[*key, *PARAMETER_COLUMNS]), on=key, how="left")
+
+
+def _scored(study: Study, figure: FigureSpec) -> dict[str, list[str]]:
+    """The games of each panel that have a human score."""
+    return {view.title: [game for game in view.games if study.games[game].scored] for view in figure.views}
+
+
 def _shown_in(scores: pd.DataFrame, shown: Iterable[Shown]) -> set[Shown]:
     """Those of `shown` that the scores hold."""
     columns = ["panel", "series", "agent", "variant", "game", "seed"]
@@ -173,12 +212,12 @@ def _missing(lacking: Iterable[tuple[tuple[Any, ...], Shown, str]]) -> Missing:
 
 
 def _games_without_runs(
-    shown: Iterable[tuple[tuple[Any, ...], Shown]], have: set[Shown], scored: Sequence[str]
+    shown: Iterable[tuple[tuple[Any, ...], Shown]], have: set[Shown], scored: Mapping[str, Sequence[str]]
 ) -> Missing:
-    """Per bar or curve, the scored games that none of its runs is of: its IQM is over the others."""
+    """Per bar or curve, the scored games of its panel that it has no run of: its IQM is over the others."""
     seeds: dict[tuple[Any, ...], dict[str, int]] = {}
     for key, s in shown:
-        games = seeds.setdefault(key, dict.fromkeys(scored, 0))
+        games = seeds.setdefault(key, dict.fromkeys(scored[s.panel], 0))
         if s.run.game in games:
             games[s.run.game] += s in have
     return {key: [game for game, count in games.items() if not count] for key, games in seeds.items()}

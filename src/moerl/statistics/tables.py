@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -59,6 +59,8 @@ CURVE_COLUMNS = (
     "games_without_runs",
     "missing_runs",
 )
+PARAMETER_COLUMNS = ("parameters_min", "parameters_max", "actions")
+"""Of a bar figure that tells parameters: those of its networks for the games with fewest and most actions."""
 ROUTING_COLUMNS = (
     "series",
     "agent",
@@ -147,7 +149,7 @@ def _strata(per_run: pd.DataFrame, column: str) -> tuple[list[Scores], dict[str,
 
 def bar_table(
     scores: pd.DataFrame,
-    cells: Iterable[tuple[str, str, int | None]],
+    cells: Iterable[tuple[str, str, float | None]],
     windows: Mapping[str, tuple[int, int]],
     iteration_frames: int,
     missing: Missing,
@@ -218,8 +220,12 @@ def curve_table(
     iteration_frames: int,
     missing: Missing,
     games_without_runs: Missing = _NOTHING,
+    over: Literal["frames", "hours"] = "frames",
 ) -> pd.DataFrame:
     """The table of a curves figure, columns `CURVE_COLUMNS`; `frame` is the nominal end of the iteration.
+
+    Over hours there is a column `hours` more: the mean wall-clock of the curve's runs, all games together,
+    from the start of training to the end of the iteration.
 
     Args:
         scores: Rows of `scores/<figure>.parquet`, `panel` being the panel they are drawn in.
@@ -228,6 +234,7 @@ def curve_table(
         iteration_frames: Frames per iteration.
         missing: Missing runs of each cell that has any; one without any run keeps one empty row.
         games_without_runs: As for `bar_table`.
+        over: "hours" needs the scores' column `wall_seconds`.
     """
     ordered = scores.sort_values(["game", "seed", "iteration"])
     groups = dict(list(ordered.groupby(["panel", "series"])))
@@ -241,8 +248,13 @@ def curve_table(
             continue
         for iteration, point in groups[cell].groupby("iteration", sort=True):
             frame = (int(str(iteration)) + 1) * iteration_frames
-            rows.append(key | {"iteration": iteration, "frame": frame} | curve_row(point, measure))
-    table = pd.DataFrame(rows, columns=list(CURVE_COLUMNS))
+            row = key | {"iteration": iteration, "frame": frame} | curve_row(point, measure)
+            if over == "hours":
+                row["hours"] = point["wall_seconds"].mean() / 3600
+            rows.append(row)
+    place = CURVE_COLUMNS.index("frame") + 1
+    hours = ("hours",) if over == "hours" else ()
+    table = pd.DataFrame(rows, columns=[*CURVE_COLUMNS[:place], *hours, *CURVE_COLUMNS[place:]])
     return table.astype({"iteration": "Int64", "frame": "Int64"})
 
 

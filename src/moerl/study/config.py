@@ -7,8 +7,9 @@ small YAML that picks figures and budgets from them and may add variants and ove
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -25,21 +26,25 @@ from pydantic import (
 from moerl.study.errors import ConfigError, one_of
 from moerl.study.expansion import Deviations, Study, frames_label
 from moerl.study.figures import (
+    AGENT_FAMILIES,
     AGENT_TITLES,
     COLOURED_EXPERTS,
     ENCODER_TITLES,
     ROUTING_CHOICES,
     FigureOverride,
     FigureSpec,
+    Panel,
     Score,
     Series,
+    base_agent,
 )
-from moerl.study.games import Game, game_sets, load_games
+from moerl.study.games import SET_TITLES, Game, GameChoice, game_sets, load_games, union
 from moerl.study.modules import module_source
 from moerl.study.specs import (
     ANALYSED_STATES,
     FRAMES_PER_STEP,
     AgentSpec,
+    Encoder,
     Evaluation,
     Frozen,
     IterationEnd,
@@ -64,6 +69,8 @@ PAPER_SCHEDULE: dict[Score, dict[str, Any]] = {
     },
 }
 """The paper's settings of the schedule, besides its budgets (method 4.2, 4.7)."""
+PAPER_SEEDS = 5
+"""Seeds of a figure that does not say otherwise."""
 _ENDS = {IterationEnd.EPISODE: "with an episode", IterationEnd.STEP: "at a step"}
 PAPER_SETS = {"games20": "games20_paper"}
 """Game sets as figures name them → the list printed in the paper (Appendix A)."""
@@ -103,7 +110,8 @@ class StudyFile(Frozen):
     figures: dict[str, FigureOverride]
     variants: dict[str, NetworkSpec] = Field(default_factory=dict)
     games: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
-    """Game sets that the study's figures name → a set of games.tsv or a list of games."""
+    """Game sets that figures name → a set of games.tsv, a list of games, or a list of sets: figures then
+    aggregate over each of them. `games20` is the paper's list unless a study says otherwise."""
     seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
     seeds_per_job: PositiveInt
     iteration_frames: Frames
@@ -227,15 +235,20 @@ def load_study(path: Path) -> Study:
     shared = config_dir(path)
     games = load_games(shared / "games.tsv")
     variants = _variants(shared / "networks.yaml", file, path)
-    figures = _figures(shared / "figures.yaml", file, path, games, variants)
+    trainable = shared_agents(shared)
+    figures = _figures(shared / "figures.yaml", file, path, games, variants, trainable)
+    drawn = [name for name in file.figures if _drawable(figures[name], trainable)]
+    drawn_or_not_listed = {n: f for n, f in figures.items() if n in drawn or n not in file.figures}
     _check_snapshots(file, path, figures)
     return Study(
         path=path,
         name=file.name,
         agents=_agents(shared / "agents.yaml", file, path),
+        listed=tuple(file.figures),
         variants=variants,
         games=games,
-        figures={name: figures[name] for name in file.figures},
+        figures={name: figures[name] for name in drawn},
+        planned={name: figures[name] for name in file.figures if name not in drawn},
         on_request=frozenset(name for name, override in file.figures.items() if override.on_request),
         configured_figures=figures,
         seeds=file.seeds,
@@ -248,18 +261,50 @@ def load_study(path: Path) -> Study:
         iteration_end=file.iteration_end,
         max_noops=file.max_noops,
         evaluation=file.evaluation,
-        deviations=_deviations(file, shared / "figures.yaml", figures, games),
+        deviations=_deviations(file, shared / "figures.yaml", drawn_or_not_listed, games, trainable),
     )
 
 
+def shared_agents(shared: Path) -> dict[str, AgentSpec]:
+    """Every agent of `agents.yaml` and every version of one, before a study changes anything.
+
+    A version, such as `dqn_rr1`, is its base agent but for what its entry says. Raises ConfigError.
+    """
+    return _merged(shared / "agents.yaml", {}, shared / "agents.yaml", lambda _: True)
+
+
 def _agents(shared: Path, file: StudyFile, path: Path) -> dict[str, AgentSpec]:
+    """The study's agents, and the versions of them: what a study changes in an agent holds for these, too."""
     defaults = read_yaml(shared)
-    agents = {}
-    for name, overrides in file.agents.items():
+    for name in file.agents:
         if name not in defaults:
             raise ConfigError(path, f"agents.{name}", one_of(name, defaults, "agent"))
-        base = validate(AgentSpec, defaults[name], shared, name)
-        agents[name] = validate(AgentSpec, base.model_dump() | overrides, path, f"agents.{name}")
+    listed = _merged(shared, file.agents, path, lambda name: name in file.agents)
+    versions = _merged(
+        shared, file.agents, path, lambda name: name not in listed and base_agent(name) in listed
+    )
+    return {**{name: listed[name] for name in file.agents}, **versions}
+
+
+def _merged(
+    shared: Path, overrides: Mapping[str, dict[str, Any]], path: Path, wanted: Callable[[str], bool]
+) -> dict[str, AgentSpec]:
+    defaults = read_yaml(shared)
+    agents = {}
+    for name, own in defaults.items():
+        if not wanted(name):
+            continue
+        try:
+            base = base_agent(name)
+        except ValueError as error:
+            raise ConfigError(shared, name, str(error)) from error
+        if base not in defaults:
+            raise ConfigError(shared, name, f"is a version of {base!r}, which is not here")
+        merged = defaults[base] if name == base else defaults[base] | own
+        whole = validate(AgentSpec, merged, shared, name)
+        changed = overrides.get(base, {}) if name == base else overrides.get(base, {}) | own
+        changed = changed | overrides.get(name, {})
+        agents[name] = validate(AgentSpec, whole.model_dump() | changed, path, f"agents.{name}")
     return agents
 
 
@@ -306,6 +351,7 @@ def _figures(
     path: Path,
     games: Mapping[str, Game],
     variants: Mapping[str, NetworkSpec],
+    trainable: Mapping[str, AgentSpec],
 ) -> dict[str, FigureSpec]:
     """The study's figures and every other analysis figure, resolved: game names, overrides, variant names.
 
@@ -317,22 +363,25 @@ def _figures(
     for name in file.figures:
         if name not in configured:
             raise ConfigError(path, f"figures.{name}", one_of(name, configured, "figure"))
-    sets = dict(game_sets(dict(games)))
+    sets = {name: GameChoice(members) for name, members in game_sets(dict(games)).items()}
+    sets |= {name: sets[printed] for name, printed in PAPER_SETS.items()}
     for name, members in file.games.items():
         sets[name] = _games(members, sets, games, path, f"games.{name}")
+    resolver = _Resolver(shared, path, sets, games, variants, trainable)
     figures = {}
     for name, raw in configured.items():
         spec = validate(FigureSpec, raw, shared, name)
         if name in file.figures:
-            figures[name] = _resolve(name, spec, file.figures[name], shared, path, sets, games, variants)
+            figures[name] = resolver.resolve(name, spec, file.figures[name])
             figures[name] = _with_choices(name, figures[name], file, path, variants)
         elif spec.kind == "analysis":
             with suppress(ConfigError):
-                figures[name] = _resolve(name, spec, FigureOverride(), shared, path, sets, games, variants)
+                figures[name] = resolver.resolve(name, spec, FigureOverride())
     for name in file.figures:
-        if not any(panel.agent in file.agents for panel in figures[name].panels):
-            wanted = ", ".join(panel.agent for panel in figures[name].panels)
-            problem = f"shows {wanted}, none of which is among this study's agents ({', '.join(file.agents)})"
+        wanted = figures[name].agents
+        if _drawable(figures[name], trainable) and wanted and not set(wanted) & set(file.agents):
+            listed = ", ".join(file.agents)
+            problem = f"shows {', '.join(wanted)}, none of which is among this study's agents ({listed})"
             raise ConfigError(path, f"figures.{name}", problem)
         if figures[name].score is Score.EVALUATION and file.evaluation is None:
             problem = "shows evaluation returns, of which this study has none; add `evaluation` to the study"
@@ -340,63 +389,137 @@ def _figures(
     return figures
 
 
-def _resolve(
-    name: str,
-    spec: FigureSpec,
-    override: FigureOverride,
-    shared: Path,
-    path: Path,
-    sets: Mapping[str, tuple[str, ...]],
-    games: Mapping[str, Game],
-    variants: Mapping[str, NetworkSpec],
-) -> FigureSpec:
-    """One figure with a study's overrides, its games by name and its variants' encoder filled in."""
-    where = (path, f"figures.{name}.games") if override.games else (shared, f"{name}.games")
-    if not override.games and isinstance(spec.games, str) and spec.games not in sets:
-        problem = (
-            f"{name} shows the game set {spec.games!r}: say what it is here, a list or a set of games.tsv"
+def _drawable(figure: FigureSpec, trainable: Mapping[str, AgentSpec]) -> bool:
+    """Whether moerl can train any agent of a figure, or it shows none."""
+    return not figure.agents or any(agent in trainable for agent in figure.agents)
+
+
+@dataclass(frozen=True)
+class _Resolver:
+    """Fills in a figure's games by name, its variants' encoder and a study's overrides."""
+
+    shared: Path
+    path: Path
+    sets: Mapping[str, GameChoice]
+    games: Mapping[str, Game]
+    variants: Mapping[str, NetworkSpec]
+    trainable: Mapping[str, AgentSpec]
+
+    def resolve(self, name: str, spec: FigureSpec, override: FigureOverride) -> FigureSpec:
+        """The figure `name` as the study shows it. Raises ConfigError."""
+        update: dict[str, Any] = {"panels": spec.panels}
+        if override.encoder:
+            if own := [panel.title for panel in spec.panels if panel.encoder]:
+                problem = f"the panels {', '.join(own)} have encoders of their own"
+                raise ConfigError(self.path, f"figures.{name}.encoder", problem)
+            update["encoder"] = override.encoder
+        if override.score:
+            update["score"] = override.score
+        if override.agent:
+            if len(spec.panels) != 1:
+                problem = "only a single-panel figure's agent may change"
+                raise ConfigError(self.path, f"figures.{name}.agent", problem)
+            title = AGENT_TITLES.get(override.agent, override.agent)
+            changed = {"agent": override.agent, "title": title}
+            update["panels"] = (spec.panels[0].model_copy(update=changed),)
+        whole = None
+        if spec.kind != "schematic" and (override.games or spec.games):
+            whole = self._choice(name, override.games, spec.games)
+            update["games"] = whole.games
+        encoder = update.get("encoder", spec.encoder)
+        added = f"figures.{name}.add_series"
+        _check_added(spec, override, self.path, added)
+        update["series"] = (
+            *self._series(self.shared, f"{name}.series", spec.series, encoder, spec.agents),
+            *self._series(self.path, added, override.add_series, encoder, spec.agents),
         )
-        raise ConfigError(path, "games", problem)
-    update: dict[str, Any] = {"games": _games(override.games or spec.games, sets, games, *where)}
-    if override.encoder:
-        update["encoder"] = override.encoder
-    if override.score:
-        update["score"] = override.score
-    if override.agent:
-        if len(spec.panels) != 1:
-            raise ConfigError(path, f"figures.{name}.agent", "only a single-panel figure's agent may change")
-        title = AGENT_TITLES[override.agent]
-        update["panels"] = (spec.panels[0].model_copy(update={"agent": override.agent, "title": title}),)
-    encoder = str(update.get("encoder", spec.encoder))
-    _check_added(spec, override, path, f"figures.{name}.add_series")
-    update["series"] = (
-        *_series(spec.series, encoder, variants, shared, f"{name}.series"),
-        *_series(override.add_series, encoder, variants, path, f"figures.{name}.add_series"),
-    )
-    return spec.model_copy(update=update)
+        divided = spec.kind == "bars" or (spec.kind == "curves" and spec.panel_per == "agent")
+        update["panels"] = tuple(
+            one
+            for place, panel in enumerate(update["panels"])
+            for one in self._panels(name, place, panel, spec, encoder, override, whole if divided else None)
+        )
+        return spec.model_copy(update=update)
+
+    def _choice(
+        self,
+        name: str,
+        override: str | tuple[str, ...] | None,
+        own: str | tuple[str, ...],
+        panel: str = "",
+    ) -> GameChoice:
+        """A figure's or panel's games, those of the study's override if it has any."""
+        if override:
+            return _games(override, self.sets, self.games, self.path, f"figures.{name}.games")
+        if isinstance(own, str) and own not in self.sets:
+            problem = f"{name} shows the game set {own!r}: say what it is here, a list or a set of games.tsv"
+            raise ConfigError(self.path, "games", problem)
+        return _games(own, self.sets, self.games, self.shared, f"{name}{panel}.games")
+
+    def _panels(
+        self,
+        name: str,
+        place: int,
+        panel: Panel,
+        spec: FigureSpec,
+        encoder: Encoder,
+        override: FigureOverride,
+        whole: GameChoice | None,
+    ) -> Iterator[Panel]:
+        """A panel; where its games are several sets (`whole`: the figure's), one for each of them."""
+        where = f".panels[{place}]"
+        update: dict[str, Any] = {}
+        if _plays_atari(panel.agent):
+            if panel.games and not override.games:
+                whole = self._choice(name, None, panel.games, where)
+                update["games"] = whole.games
+            elif override.games:
+                update["games"] = None
+        if panel.series or panel.encoder:
+            at = f"{name}{where if panel.series else ''}.series"
+            own, agents = panel.encoder or encoder, (panel.agent,)
+            update["series"] = (
+                *self._series(self.shared, at, panel.series or spec.series, own, agents),
+                *self._series(self.path, f"figures.{name}.add_series", override.add_series, own, agents),
+            )
+        for i, template in enumerate(spec.x.agents if spec.x else ()):
+            agent = template.format(agent=panel.agent)
+            if panel.agent in self.trainable and agent not in self.trainable:
+                problem = one_of(agent, self.trainable, "agent")
+                raise ConfigError(self.shared, f"{name}.x.agents[{i}]", problem)
+        filled = panel.model_copy(update=update)
+        if whole is None or not whole.parts:
+            yield filled
+            return
+        for part, games in whole.parts:
+            title = f"{panel.title}, {SET_TITLES.get(part, part)}"
+            yield filled.model_copy(update={"title": title, "games": games})
+
+    def _series(
+        self, file: Path, where: str, series: tuple[Series, ...], encoder: Encoder, agents: Iterable[str]
+    ) -> tuple[Series, ...]:
+        """Series with their encoder filled in; variants must exist, but for agents that play no Atari."""
+        filled = tuple(
+            s.model_copy(update={"variants": tuple(v.replace("{encoder}", encoder) for v in s.variants)})
+            for s in series
+        )
+        if any(_plays_atari(agent) for agent in agents):
+            for i, one in enumerate(filled):
+                for j, variant in enumerate(one.variants):
+                    if variant not in self.variants:
+                        here = f"{where}[{i}].variants[{j}]"
+                        raise ConfigError(file, here, one_of(variant, self.variants, "variant"))
+        return filled
 
 
-def _series(
-    configured: tuple[Series, ...],
-    encoder: str,
-    variants: Mapping[str, NetworkSpec],
-    file: Path,
-    where: str,
-) -> tuple[Series, ...]:
-    """Series with the encoder filled in; raises ConfigError on a variant that does not exist."""
-    found = []
-    for i, series in enumerate(configured):
-        names = tuple(name.replace("{encoder}", encoder) for name in series.variants)
-        for j, name in enumerate(names):
-            if name not in variants:
-                raise ConfigError(file, f"{where}[{i}].variants[{j}]", one_of(name, variants, "variant"))
-        found.append(series.model_copy(update={"variants": names}))
-    return tuple(found)
+def _plays_atari(agent: str) -> bool:
+    """Whether an agent's games and networks are those of games.tsv and networks.yaml."""
+    return AGENT_FAMILIES[base_agent(agent)] != "continuous control"
 
 
 def _check_added(spec: FigureSpec, override: FigureOverride, path: Path, where: str) -> None:
     """Added series have a name of their own, and as many variants as the figure's."""
-    taken, needed = [series.name for series in spec.series], len(spec.x.values) if spec.x else 1
+    taken, needed = list(spec.all_series), len(spec.x.values) if spec.x else 1
     for i, series in enumerate(override.add_series):
         if series.name in taken:
             raise ConfigError(path, f"{where}[{i}].name", f"{series.name!r} is in the figure already")
@@ -459,30 +582,41 @@ def _check_snapshots(file: StudyFile, path: Path, figures: Mapping[str, FigureSp
 
 def _games(
     members: str | tuple[str, ...],
-    sets: Mapping[str, tuple[str, ...]],
+    sets: Mapping[str, GameChoice],
     games: Mapping[str, Game],
     file: Path,
     where: str,
-) -> tuple[str, ...]:
+) -> GameChoice:
+    """A set by name, several sets, or games. Raises ConfigError."""
     if isinstance(members, str):
         if members not in sets:
             raise ConfigError(file, where, one_of(members, sets, "game set"))
         return sets[members]
+    of_sets = any(name in sets for name in members)
     for i, name in enumerate(members):
-        if name not in games:
+        if of_sets and name not in sets:
+            problem = f"{one_of(name, sets, 'game set')} (a list holds games or game sets, not both)"
+            raise ConfigError(file, f"{where}[{i}]", problem)
+        if not of_sets and name not in games:
             raise ConfigError(file, f"{where}[{i}]", one_of(name, games, "game"))
         if name in members[:i]:
-            raise ConfigError(file, f"{where}[{i}]", f"duplicate game {name!r}")
+            raise ConfigError(file, f"{where}[{i}]", f"duplicate {'set' if of_sets else 'game'} {name!r}")
     if not members:
         raise ConfigError(file, where, "must name at least one game")
-    return members
+    if not of_sets:
+        return GameChoice(members)
+    return union(members, sets) if len(members) > 1 else sets[members[0]]
 
 
 def _deviations(
-    file: StudyFile, shared: Path, figures: Mapping[str, FigureSpec], games: Mapping[str, Game]
+    file: StudyFile,
+    shared: Path,
+    figures: Mapping[str, FigureSpec],
+    games: Mapping[str, Game],
+    trainable: Mapping[str, AgentSpec],
 ) -> Deviations:
     configured = read_yaml(shared)
-    defaults = read_yaml(shared.parent / "agents.yaml")
+    defaults = {name: trainable[name].model_dump() for name in file.agents}
     changed = {
         name: f"{AGENT_TITLES.get(name, name)}: {', '.join(keys)} changed"
         for name, overrides in file.agents.items()
@@ -491,31 +625,44 @@ def _deviations(
     budgets: dict[str, tuple[str, ...]] = {}
     own: dict[str, tuple[str, ...]] = {}
     for name, override in file.figures.items():
-        figure, original, found = figures[name], configured[name], []
-        score = Score(original.get("score", Score.TRAINING))
-        budgets[name] = tuple(_budget_deviations(file, figure, score))
+        if name not in figures or figures[name].kind == "schematic":
+            continue
+        figure, found = figures[name], []
+        original = FigureSpec.model_validate(configured[name])
+        budgets[name] = tuple(_budget_deviations(file, figure, original.score))
         if figure.kind == "routing":  # not in the paper; encoder, agent, game and seed are named in its title
             own[name] = ()
             continue
-        if figure.encoder != original["encoder"]:
-            titles = ENCODER_TITLES[figure.encoder], ENCODER_TITLES[original["encoder"]]
+        if figure.encoder is not original.encoder:
+            titles = ENCODER_TITLES[figure.encoder], ENCODER_TITLES[original.encoder]
             found.append(f"{titles[0]} encoder instead of {titles[1]}")
-        if figure.score is not score:
-            found.append(f"{figure.score} returns instead of {score} returns")
-        if override.agent and override.agent != original["panels"][0]["agent"]:
-            found.append(f"{AGENT_TITLES[override.agent]} instead of {original['panels'][0]['title']}")
-        listed = original["games"]
-        sets = game_sets(dict(games))
-        paper = sets[PAPER_SETS.get(listed, listed)] if isinstance(listed, str) else tuple(listed)
-        if set(figure.games) != set(paper):
-            shown = ", ".join(figure.games) if len(figure.games) <= 4 else f"{len(figure.games)} games"
-            found.append(f"{shown} instead of the paper's {len(paper)} games")
+        if figure.score is not original.score:
+            found.append(f"{figure.score} returns instead of {original.score} returns")
+        if override.agent and override.agent != original.panels[0].agent:
+            title = AGENT_TITLES.get(override.agent, override.agent)
+            found.append(f"{title} instead of {original.panels[0].title}")
+        found += _other_games(figure, original, games)
         found += [f"{series.name} added" for series in override.add_series]
         own[name] = tuple(found)
     for name, figure in figures.items():
-        agents = {panel.agent for panel in figure.panels}
+        agents = {agent for view in figure.views for _, _, agent, _ in view.places()}
+        agents |= {base_agent(agent) for agent in agents}
         own[name] = (*own.get(name, ()), *(text for agent, text in changed.items() if agent in agents))
     return Deviations(budgets, own)
+
+
+def _other_games(figure: FigureSpec, original: FigureSpec, games: Mapping[str, Game]) -> Iterator[str]:
+    """How the games of a figure's panels differ from those of the paper's, as they are configured."""
+    sets = game_sets(dict(games))
+    listed = [panel.games or original.games for panel in original.panels]
+    printed = [frozenset(sets[PAPER_SETS.get(one, one)] if isinstance(one, str) else one) for one in listed]
+    shown = [frozenset(view.games) for view in figure.views]
+    new = [game for view in figure.views if frozenset(view.games) not in printed for game in view.games]
+    if new:
+        few = list(dict.fromkeys(new))
+        said = ", ".join(few) if len(few) <= 4 else f"{len(few)} games"
+        gone = frozenset[str]().union(*(one for one in printed if one not in shown))
+        yield f"{said} instead of the paper's {len(gone)} games" if gone else f"{said} in panels of their own"
 
 
 def _budget_deviations(file: StudyFile, figure: FigureSpec, score: Score) -> Iterator[str]:
@@ -524,8 +671,9 @@ def _budget_deviations(file: StudyFile, figure: FigureSpec, score: Score) -> Ite
     frames, printed = getattr(file.milestones, figure.milestone), budgets[figure.milestone]
     if frames != printed:
         yield f"{frames_label(frames)} frames instead of {frames_label(printed)}"
-    if figure.kind != "routing" and len(file.seeds) < 5:
-        yield f"{len(file.seeds)} seed{'s' if len(file.seeds) > 1 else ''} instead of 5"
+    needed = figure.seeds or PAPER_SEEDS
+    if figure.kind != "routing" and len(file.seeds) < needed:
+        yield f"{len(file.seeds)} seed{'s' if len(file.seeds) > 1 else ''} instead of {needed}"
     if file.iteration_frames != budgets["iteration"]:
         yield (
             f"iterations of {frames_label(file.iteration_frames)} frames "

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from moerl.study.errors import UserError
+from moerl.study.figures import base_agent
 from moerl.study.specs import AgentSpec, NetworkSpec
 
 Device = Literal["cpu", "gpu"]
@@ -91,7 +92,7 @@ def cost(
         other, trained = variants[record.variant], agents[record.agent]
         return (
             other.encoder is network.encoder,
-            record.agent == agent,
+            record.agent == base_agent(agent),
             trained.noisy == hyper.noisy,
             other.module == network.module,
             other.expert_type is network.expert_type,

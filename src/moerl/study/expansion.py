@@ -6,12 +6,13 @@ seeds of one (agent, variant, game) to one milestone.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from moerl.study.errors import UserError, one_of
-from moerl.study.figures import FigureSpec
+from moerl.study.figures import AGENT_TITLES, FigureSpec, View, base_agent
 from moerl.study.games import Game
 from moerl.study.specs import (
     FRAMES_PER_STEP,
@@ -78,7 +79,11 @@ class Study:
     agents: dict[str, AgentSpec]
     variants: dict[str, NetworkSpec]
     games: dict[str, Game]
+    listed: tuple[str, ...]
+    """Every figure that the study lists, in its order: those of `figures` and of `planned`."""
     figures: dict[str, FigureSpec]
+    planned: dict[str, FigureSpec]
+    """Figures whose agents cannot be trained yet: they are counted, not drawn."""
     on_request: frozenset[str]
     """Figures that are made only when they are named."""
     configured_figures: dict[str, FigureSpec]
@@ -123,39 +128,57 @@ class Study:
 
     def figure(self, name: str) -> FigureSpec:
         """A figure of this study. Raises UserError if the study does not draw it."""
+        if name in self.planned:
+            raise UserError(self.why_planned(name))
         if name not in self.figures:
-            raise UserError(f"{self.path}: figures: {one_of(name, self.figures, 'figure')}")
+            raise UserError(f"{self.path}: figures: {one_of(name, self.listed, 'figure')}")
         return self.figures[name]
+
+    def data_figure(self, name: str) -> FigureSpec:
+        """A figure of this study that shows runs. Raises UserError if the study has none of that name."""
+        figure = self.figure(name)
+        if figure.kind == "schematic":
+            raise UserError(f"{name}: a schematic shows no runs: it has neither scores nor a table")
+        return figure
+
+    def why_planned(self, name: str) -> str:
+        """Why a figure of `planned` cannot be made, in one line."""
+        titles = dict.fromkeys(AGENT_TITLES[base_agent(agent)] for agent in self.planned[name].agents)
+        return f"{name}: {' and '.join(titles)} cannot be trained yet, so there is nothing to draw"
+
+    def figure_seeds(self, figure: FigureSpec) -> tuple[int, ...]:
+        """Seeds of the runs a figure shows."""
+        return self.seeds[: figure.seeds] if figure.seed is None else (figure.seed,)
+
+    def shows(self, view: View) -> bool:
+        """Whether this study trains the agent of a panel."""
+        return view.agent in self.agents
 
     @property
     def usual_figures(self) -> tuple[str, ...]:
         """The figures that the study makes unasked, in order."""
         return tuple(name for name in self.figures if name not in self.on_request)
 
-    def figure_seeds(self, figure: FigureSpec) -> tuple[int, ...]:
-        """Seeds of the runs a figure shows."""
-        return self.seeds if figure.seed is None else (figure.seed,)
-
     def figure_cells(self, figure: FigureSpec) -> list[Cell]:
         """Cells a figure shows, in order of panel, series, x, game; only agents of this study."""
-        cells = [
-            Cell(panel.agent, variant, game)
-            for panel in figure.panels
-            if panel.agent in self.agents
-            for series in figure.series
-            for variant in series.variants
-            for game in figure.games
-        ]
-        return list(dict.fromkeys(cells))
+        return _cells(view for view in figure.views if self.shows(view))
 
     def figure_runs(self, figure: FigureSpec) -> list[Run]:
         """Runs a figure needs, at its milestone, in order of cell and seed."""
-        label = self.milestone(figure.milestone)
-        return [
-            Run(c.agent, c.variant, c.game, seed, label)
-            for c in self.figure_cells(figure)
-            for seed in self.figure_seeds(figure)
-        ]
+        return self._runs(figure, self.figure_cells(figure))
+
+    def listed_runs(self, name: str) -> list[Run]:
+        """The runs of a figure that the study lists, also of one whose agents cannot be trained yet.
+
+        Raises UserError if the study does not list it.
+        """
+        if name in self.planned:
+            return self._runs(self.planned[name], _cells(self.planned[name].views))
+        return self.figure_runs(self.figure(name))
+
+    def _runs(self, figure: FigureSpec, cells: Iterable[Cell]) -> list[Run]:
+        label, seeds = self.milestone(figure.milestone), self.figure_seeds(figure)
+        return [Run(c.agent, c.variant, c.game, seed, label) for c in cells for seed in seeds]
 
     def runs(self) -> list[Run]:
         """Runs of the figures that the study makes unasked, each once."""
@@ -204,6 +227,17 @@ class Study:
             cpu_threads=self.cpu_threads,
             revision=TRAINING_REVISION["value"],
         )
+
+
+def _cells(views: Iterable[View]) -> list[Cell]:
+    """The cells of some panels, each once."""
+    cells = {
+        Cell(agent, variant, game): None
+        for view in views
+        for _, _, agent, variant in view.places()
+        for game in view.games
+    }
+    return list(cells)
 
 
 def frames_label(frames: int) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import AfterValidator, model_validator
 
-from moerl.study.specs import Encoder, Frozen, NonNegativeInt, PositiveInt
-
-AgentName = Literal["dqn", "rainbow", "der", "drq_eps", "cql", "cql_c51", "sac", "ppo"]
-"""Every agent of the paper; a figure may name one that a study, or moerl, does not train yet."""
+from moerl.study.errors import one_of
+from moerl.study.specs import Encoder, Frozen, NonNegativeInt, PositiveFloat, PositiveInt
 
 AGENT_TITLES: dict[str, str] = {
     "dqn": "DQN",
@@ -22,7 +22,7 @@ AGENT_TITLES: dict[str, str] = {
     "sac": "SAC",
     "ppo": "PPO",
 }
-"""Agents as the paper prints them."""
+"""Every agent of the paper as it prints them, also those that moerl does not train yet."""
 
 AGENT_FAMILIES: dict[str, str] = {
     "dqn": "online",
@@ -35,6 +35,26 @@ AGENT_FAMILIES: dict[str, str] = {
     "ppo": "continuous control",
 }
 """Kinds of agents, as the paper's runs are counted."""
+
+
+def base_agent(name: str) -> str:
+    """The agent of the paper that `name` is a version of: "dqn_rr1" is DQN at another replay ratio.
+
+    Raises ValueError if there is none.
+    """
+    bases = [base for base in AGENT_TITLES if f"{name}_".startswith(f"{base}_")]
+    if not bases:
+        raise ValueError(one_of(name, AGENT_TITLES, "agent"))
+    return max(bases, key=len)
+
+
+def _agent_name(name: str) -> str:
+    base_agent(name)
+    return name
+
+
+AgentName = Annotated[str, AfterValidator(_agent_name)]
+"""An agent of the paper or a version of one."""
 
 ENCODER_TITLES: dict[str, str] = {Encoder.CNN: "Nature CNN", Encoder.IMPALA: "Impala"}
 """Encoders as the paper prints them."""
@@ -61,18 +81,58 @@ class Score(StrEnum):
     """Of the games played after an iteration; only in studies with `evaluation`."""
 
 
-class Panel(Frozen):
-    """One panel: its title as printed, and the agent it shows."""
+class Series(Frozen):
+    """One series as printed in the legend: a variant per x value (bars), or one variant."""
 
-    title: str
-    agent: AgentName
+    name: str
+    variants: tuple[str, ...]
 
 
 class XAxis(Frozen):
     """A scaling axis: its label and one value per entry of each series' `variants`."""
 
     label: str
-    values: tuple[NonNegativeInt, ...]
+    values: tuple[NonNegativeInt | PositiveFloat, ...]
+    agents: tuple[str, ...] = ()
+    """Where the agent itself differs along the axis: its name at each value, `{agent}` being the panel's."""
+
+    @model_validator(mode="after")
+    def _an_agent_per_value(self) -> XAxis:
+        if self.agents and len(self.agents) != len(self.values):
+            raise ValueError(f"names {len(self.agents)} agents for {len(self.values)} values")
+        return self
+
+
+class Panel(Frozen):
+    """One panel: its title as printed, the agent it shows, and what it has instead of the figure's."""
+
+    title: str
+    agent: AgentName
+    games: str | tuple[str, ...] | None = None
+    encoder: Encoder | None = None
+    series: tuple[Series, ...] | None = None
+
+
+@dataclass(frozen=True)
+class View:
+    """What one panel of a resolved figure shows."""
+
+    title: str
+    agent: str
+    encoder: Encoder
+    games: tuple[str, ...]
+    series: tuple[Series, ...]
+    x: XAxis | None
+
+    def places(self) -> Iterator[tuple[str, float | None, str, str]]:
+        """Series, x (None without a scaling axis), agent and variant of all that is shown, in order."""
+        for series in self.series:
+            for place, variant in enumerate(series.variants):
+                if self.x is None:
+                    yield series.name, None, self.agent, variant
+                else:
+                    agent = self.x.agents[place].format(agent=self.agent) if self.x.agents else self.agent
+                    yield series.name, self.x.values[place], agent, variant
 
 
 class Metric(Frozen):
@@ -82,31 +142,34 @@ class Metric(Frozen):
     label: str
 
 
-class Series(Frozen):
-    """One series as printed in the legend: a variant per x value (bars), or one variant."""
-
-    name: str
-    variants: tuple[str, ...]
-
-
 class FigureSpec(Frozen):
     """One figure. In `figures.yaml`, `games` may be a set's name and variants may say `{encoder}`."""
 
-    kind: Literal["bars", "curves", "analysis", "routing"]
+    kind: Literal["bars", "curves", "analysis", "schematic", "routing"]
     section: str
     caption: str
-    milestone: Literal["short", "full"]
-    games: str | tuple[str, ...]
-    encoder: Encoder
+    milestone: Literal["short", "full"] = "full"
+    games: str | tuple[str, ...] = ()
+    encoder: Encoder = Encoder.IMPALA
     score: Score = Score.TRAINING
-    panels: tuple[Panel, ...]
-    series: tuple[Series, ...]
+    seeds: PositiveInt | None = None
+    """Shown are the first so many of the study's seeds; None: all of them."""
+    panels: tuple[Panel, ...] = ()
+    series: tuple[Series, ...] = ()
     x: XAxis | None = None
+    beside: bool = False
+    """Bars: panels stand beside each other instead of one below the other."""
+    parameters: bool = False
+    """Bars: the networks' numbers of parameters are told with them, in the table and on the figure."""
     metrics: tuple[Metric, ...] = ()
     measure: Measure | None = None
     """Curves: IQM of human-normalised scores over games and seeds, or mean return over seeds."""
     panel_per: PanelPer | None = None
     """Curves: a panel for each entry of `panels` (all games in one curve), or one for each game."""
+    over: Literal["frames", "hours"] = "frames"
+    """Curves: the x axis; hours are the recorded wall-clock of training."""
+    drawing: Literal["networks", "tokens"] | None = None
+    """Schematics: what is drawn."""
     seed: NonNegativeInt | None = None
     """Routing: the seed whose run is shown; None in `figures.yaml`: the study's first."""
     snapshot: PositiveInt | None = None
@@ -115,23 +178,51 @@ class FigureSpec(Frozen):
     """Routing: which of the analysed states is shown, from 0; None in `figures.yaml`: the first."""
 
     @property
+    def views(self) -> tuple[View, ...]:
+        """The panels of a resolved figure, with the figure's games and series where they have none."""
+        found = []
+        for panel in self.panels:
+            games = panel.games or self.games
+            assert isinstance(games, tuple), "views are of resolved figures"
+            encoder, series = panel.encoder or self.encoder, panel.series or self.series
+            found.append(View(panel.title, panel.agent, encoder, games, series, self.x))
+        return tuple(found)
+
+    @property
+    def all_games(self) -> tuple[str, ...]:
+        """The games of all panels of a resolved figure, each once."""
+        return tuple(dict.fromkeys(game for view in self.views for game in view.games))
+
+    @property
+    def all_series(self) -> tuple[str, ...]:
+        """The names of all panels' series, each once."""
+        return tuple(dict.fromkeys(one.name for p in self.panels for one in p.series or self.series))
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """The agents of all panels, each once."""
+        return tuple(dict.fromkeys(panel.agent for panel in self.panels))
+
+    @property
     def analysed(self) -> bool:
         """Whether the figure shows analyses of snapshots."""
         return self.kind in ("analysis", "routing")
 
     @model_validator(mode="after")
-    def _consistent(self) -> FigureSpec:
-        per_series = 1
+    def _fits_kind(self) -> FigureSpec:
         curves = self.measure is not None and self.panel_per is not None
-        if self.kind != "curves" and (self.measure or self.panel_per):
-            raise ValueError("only a curves figure has `measure` and `panel_per`")
+        if self.kind != "curves" and (self.measure or self.panel_per or self.over != "frames"):
+            raise ValueError("only a curves figure has `measure`, `panel_per` and `over`")
+        if self.kind != "bars" and (self.beside or self.parameters):
+            raise ValueError("only a bars figure has `beside` and `parameters`")
+        if (self.kind == "schematic") != (self.drawing is not None):
+            raise ValueError("a schematic, and nothing else, has a `drawing`")
         if self.kind != "routing" and any(getattr(self, name) is not None for name in ROUTING_CHOICES):
             raise ValueError("only a routing figure has `seed`, `snapshot` and `state`")
         match self.kind:
             case "bars":
                 if self.x is None or self.metrics:
                     raise ValueError("a bars figure has `x` and no `metrics`")
-                per_series = len(self.x.values)
             case "curves":
                 if not curves or self.x is not None or self.metrics:
                     raise ValueError(
@@ -144,17 +235,37 @@ class FigureSpec(Frozen):
                         "raw returns of several games have no common scale: `measure: return` needs "
                         "`panel_per: game`"
                     )
+                if self.panel_per == "game" and self.over == "hours":
+                    raise ValueError("`over: hours` needs `panel_per: agent`")
             case "analysis":
                 if self.x is not None or not self.metrics or len(self.panels) != 1:
                     raise ValueError("an analysis figure has `metrics`, one panel and no `x`")
             case "routing":
                 if self.x is not None or self.metrics or len(self.panels) != 1:
                     raise ValueError("a routing figure has one panel, and neither `x` nor `metrics`")
-        for series in self.series:
-            if len(series.variants) != per_series:
-                raise ValueError(
-                    f"series {series.name!r} names {len(series.variants)} variants; needs {per_series}"
-                )
+            case "schematic":
+                if self.panels or self.series or self.games or self.metrics or self.x:
+                    raise ValueError("a schematic has no `panels`, `series`, `games`, `metrics` and `x`")
+        return self
+
+    @model_validator(mode="after")
+    def _panels_are_filled(self) -> FigureSpec:
+        if self.kind != "schematic" and not self.panels:
+            raise ValueError("needs at least one entry in `panels`")
+        titles = [panel.title for panel in self.panels]
+        if len(set(titles)) != len(titles):
+            raise ValueError(f"every panel needs a title of its own, not {', '.join(map(repr, titles))}")
+        for panel in self.panels:
+            if not (panel.games or self.games):
+                raise ValueError(f"panel {panel.title!r} has no `games`, nor has the figure")
+            if not (panel.series or self.series):
+                raise ValueError(f"panel {panel.title!r} has no `series`, nor has the figure")
+            needed = 1 if self.x is None else len(self.x.values)
+            for series in panel.series or self.series:
+                if len(series.variants) != needed:
+                    raise ValueError(
+                        f"series {series.name!r} names {len(series.variants)} variants; needs {needed}"
+                    )
         return self
 
 

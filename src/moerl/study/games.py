@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -62,3 +63,22 @@ def game_sets(games: dict[str, Game]) -> dict[str, tuple[str, ...]]:
         for name in game.sets:
             sets.setdefault(name, []).append(game.name)
     return {name: tuple(members) for name, members in sets.items()}
+
+
+SET_TITLES = {"games20_paper": "games of Appendix A", "games20_alt": "alternative games"}
+"""Game sets in words, for the panels of a figure that aggregates over several."""
+
+
+@dataclass(frozen=True)
+class GameChoice:
+    """Games to be shown: a list of them, a set, or several sets, each of which is aggregated by itself."""
+
+    games: tuple[str, ...]
+    parts: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Where there are several sets: each one's name and games."""
+
+
+def union(names: Iterable[str], sets: Mapping[str, GameChoice]) -> GameChoice:
+    """The games of several sets together, each once."""
+    parts = [part for name in names for part in sets[name].parts or [(name, sets[name].games)]]
+    return GameChoice(tuple(dict.fromkeys(game for _, games in parts for game in games)), tuple(parts))

@@ -8,10 +8,12 @@ from pathlib import Path
 from moerl.study.expansion import Run, Study
 from moerl.study.figures import Score
 
+TIMING = "timing.parquet"
+"""The wall-clock of a run's iterations; like its manifest, it is of the machine that trained it."""
 RUN_FILES = (
     "returns.parquet",
     "losses.parquet",
-    "timing.parquet",
+    TIMING,
     "actions.safetensors",
     "resume.safetensors",
     "manifest.json",

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from moerl.study.expansion import Cell, Run, Study
-from moerl.study.figures import AGENT_FAMILIES, FigureSpec
+from moerl.study.figures import AGENT_FAMILIES, FigureSpec, base_agent
 from moerl.study.paths import analysis_file, figure_files, scores_file, table_files, tokens_file
 from moerl.study.specs import FRAMES_PER_STEP
 from moerl.study.standing import Standing
 
+COUNTED_IN_FRAMES = ("online", "low-data")
+"""Families of agents whose runs are as long as a study says; the others have a length of their own."""
 Identity = tuple[Cell, int]
 """A run whatever its length: its cell and seed."""
 
@@ -46,6 +48,8 @@ class Work:
     analyse_jobs: int = 0
     other_jobs: int = 0
     """Scores, table, figure."""
+    trainable: bool = True
+    """Whether the figure can be made: otherwise its runs are counted, and nothing more is known of it."""
 
     @property
     def jobs(self) -> int:
@@ -65,7 +69,7 @@ def count(figures: Mapping[str, Sequence[Run]]) -> dict[str, Counted]:
 
 
 def group(figures: Mapping[str, Sequence[Run]], frames: Mapping[str, int]) -> dict[str, int]:
-    """Distinct runs by kind of agent and by the longest milestone any figure takes them to.
+    """Distinct runs by kind of agent and, of those counted in frames, by the longest milestone of any figure.
 
     Args:
         figures: The runs of each figure.
@@ -78,32 +82,39 @@ def group(figures: Mapping[str, Sequence[Run]], frames: Mapping[str, int]) -> di
             longest[key] = max(longest.get(key, run.milestone), run.milestone, key=lambda m: frames[m])
     groups: dict[str, int] = {}
     for (cell, _), milestone in longest.items():
-        name = f"{AGENT_FAMILIES[cell.agent]}, {milestone}"
+        family = AGENT_FAMILIES[base_agent(cell.agent)]
+        name = f"{family}, {milestone} frames" if family in COUNTED_IN_FRAMES else family
         groups[name] = groups.get(name, 0) + 1
     return groups
 
 
 def work(standing: Standing, figures: Sequence[str]) -> dict[str, Work]:
-    """What each figure still needs, in order. Raises UserError if the study does not draw one of them."""
+    """What each figure still needs, in order. Raises UserError if the study does not list one of them."""
     study, results = standing.study, standing.results
-    runs = {name: study.figure_runs(study.figure(name)) for name in figures}
+    runs = {name: study.listed_runs(name) for name in figures}
     counted = count(runs)
     reached: dict[tuple[Cell, tuple[int, ...], str], bool] = {}
     analysed: set[Run] = set()
     found = {}
     for name in figures:
+        if name in study.planned:
+            found[name] = Work(counted[name], 0, 0, trainable=False)
+            continue
+        figure = study.figure(name)
         absent = [run for run in runs[name] if not standing.published(run)]
         diverged = sum(standing.divergence(run) is not None for run in absent)
         left = found[name] = Work(counted[name], len(runs[name]) - len(absent), diverged)
+        milestone = study.milestone(figure.milestone)
         for cell in dict.fromkeys(run.cell for run in runs[name]):
-            milestone = study.milestone(study.figure(name).milestone)
-            for pack in _packs(study, study.figure(name)):
+            for pack in _packs(study, figure):
                 _train(standing, left, cell, pack, milestone, reached)
-        if study.figure(name).analysed:
+        if figure.analysed:
             open_runs = [r for r in runs[name] if r not in analysed and not _is_analysed(results, r)]
             analysed |= set(open_runs)
             left.analyse_jobs = len(open_runs)
-        products = (scores_file(results, name), table_files(results, name)[0], figure_files(results, name)[1])
+        products = [figure_files(results, name)[1]]
+        if figure.kind != "schematic":
+            products += [scores_file(results, name), table_files(results, name)[0]]
         left.other_jobs = sum(not path.is_file() for path in products)
     return found
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from moerl.study.errors import UserError
 from moerl.study.expansion import Study
-from moerl.study.figures import FigureSpec, Score
-from moerl.study.specs import Encoder
+from moerl.study.figures import FigureSpec, Score, View
+from moerl.study.specs import IMPALA_FILTER_SIZE, Encoder
 
 URL = (
     "https://raw.githubusercontent.com/google/dopamine/"
@@ -31,16 +31,25 @@ def file_name(game: str, encoder: Encoder) -> str:
     return f"{game.lower()}_{SUFFIXES[encoder]}.json"
 
 
-def can_stand_in(study: Study, figure: FigureSpec) -> bool:
-    """Whether published runs can be drawn in a figure: training curves of an agent they have, long enough."""
-    agents = {panel.agent for panel in figure.panels} & study.agents.keys() & AGENTS.keys()
+def views_with_reference(study: Study, figure: FigureSpec) -> list[View]:
+    """The panels that published runs can be drawn in: training curves over frames, long enough, of an agent
+    and an encoder that they have (their Impala has filters of the default size)."""
     frames = study.milestones[study.milestone(figure.milestone)]
-    return (
-        figure.kind == "curves"
-        and figure.score is Score.TRAINING
-        and bool(agents)
-        and frames >= ITERATION_FRAMES
-    )
+    curves = figure.kind == "curves" and figure.over == "frames" and figure.score is Score.TRAINING
+    if not curves or frames < ITERATION_FRAMES:
+        return []
+    return [
+        view
+        for view in figure.views
+        if view.agent in AGENTS
+        and view.agent in study.agents
+        and any(study.variants[v].filter_size == IMPALA_FILTER_SIZE for s in view.series for v in s.variants)
+    ]
+
+
+def can_stand_in(study: Study, figure: FigureSpec) -> bool:
+    """Whether published runs can be drawn in a figure."""
+    return bool(views_with_reference(study, figure))
 
 
 def figures_with_reference(study: Study) -> list[str]:
@@ -52,8 +61,8 @@ def wanted_games(study: Study) -> dict[Encoder, tuple[str, ...]]:
     """The games of those figures, per encoder. Raises UserError if there is no such figure."""
     wanted: dict[Encoder, dict[str, None]] = {}
     for name in figures_with_reference(study):
-        figure = study.figures[name]
-        wanted.setdefault(figure.encoder, {}).update(dict.fromkeys(figure.games))
+        for view in views_with_reference(study, study.figures[name]):
+            wanted.setdefault(view.encoder, {}).update(dict.fromkeys(view.games))
     if not wanted:
         raise UserError(
             f"{study.path}: no figure that published runs can be drawn in: they are training curves of "
