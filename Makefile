@@ -2,6 +2,7 @@
 # from a hash-locked file first.
 #
 #   make demo     the whole pipeline on real games, in minutes: figures 1 and 10 of the demo study
+#   make smoke    every figure and table of the paper that can be trained, at budgets of seconds
 #   make test     the tests for everyone: all that are not marked `long`
 #   make test-long  those that are: interrupted training, invalidation, a real SLURM (where it is installed and you
 #                 are root). Continuous integration runs both
@@ -17,7 +18,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: demo test test-long lint parity bench lock clean
+.PHONY: demo smoke test test-long lint parity bench lock clean
 
 VENV := .venv
 ORACLE := .venv-oracle
@@ -40,6 +41,9 @@ demo: $(PIPELINE_READY)
 	@echo "Figures:  $(CURDIR)/results/demo/figures"
 	@echo "Tables:   $(CURDIR)/results/demo/tables"
 	@echo "Checksums of every reproducible file: $(CURDIR)/results/demo/manifest.json"
+
+smoke: $(PIPELINE_READY)
+	PATH="$(BIN):$$PATH" snakemake --cores $(CORES) --configfile config/studies/smoke.yaml
 
 test: $(DEV_READY)
 	PATH="$(BIN):$$PATH" $(PYTEST) -m "not long"
