@@ -140,8 +140,7 @@ def _run(study: Study, run: Run, folder: Path) -> dict[str, bytes]:
     try:
         manifest: dict[str, Any] = json.loads(path.read_bytes())
         manifest = {ARCHIVED: True} | {
-            key: manifest[key]
-            for key in (*_KEPT, *(key for key in _KEPT_IF_THERE if key in manifest))
+            key: manifest[key] for key in (*_KEPT, *(key for key in _KEPT_IF_THERE if key in manifest))
         }
         digests = dict(manifest["sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:
