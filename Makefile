@@ -65,6 +65,7 @@ parity: $(DEV_READY) $(ORACLE_READY)
 bench: $(DEV_READY) $(ORACLE_READY)
 	PATH="$(BIN):$$PATH" python benchmarks/bench_train.py --oracle-python $(ORACLE)/bin/python --agent dqn
 	PATH="$(BIN):$$PATH" python benchmarks/bench_train.py --oracle-python $(ORACLE)/bin/python --agent rainbow
+	PATH="$(BIN):$$PATH" python benchmarks/bench_workflow.py
 
 UV_COMPILE = $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header \
 	--python-version 3.11 $(UPGRADE)
