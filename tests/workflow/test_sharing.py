@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from test_invalidation import TABLE2, from_scores
+from test_invalidation import NEW_RUNS, PARAMETERS, TABLE2, from_scores, pages
 from tiny_project import STUDY, Project
 
 pytestmark = pytest.mark.long
@@ -32,7 +32,8 @@ def test_an_imported_study_is_drawn_without_training(finished: Project, tmp_path
     done = theirs.run("moerl", "import", archive, "--study", STUDY)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"results/tiny: 8 runs of {archive}, ")
-    assert theirs.planned() == from_scores("fig01", "fig10") | {TABLE2, ENCODERS}
+    expected = from_scores("fig01", "fig10") | {TABLE2, ENCODERS, PARAMETERS} | NEW_RUNS
+    assert theirs.planned() == expected | pages("table2", "table4", "parameters", "fidelity")
     theirs.snakemake("--cores", "1")
     assert made(theirs) == made(finished)
     assert theirs.planned() == set()

@@ -207,7 +207,7 @@ def as_markdown(study: Study, origins: Sequence[Origin], left_out: Mapping[Run, 
         _cost_table("hardware", by_hardware),
         "## Source and software that trained",
         _markdown_table(
-            ["runs", "git commit", *packages], [[str(n), f"`{c}`", *rest] for (c, *rest), n in versions]
+            ["runs", "git commit", *packages], [[str(n), *made_with] for made_with, n in versions]
         ),
         "A run that was trained in several jobs names the last of them.",
         f"This page was made by {here}.",
@@ -226,12 +226,14 @@ def _cost_table(what: str, rows: Sequence[tuple[str, Cost]]) -> str:
         [name, str(c.runs), str(c.jobs), f"{c.frames:,}", *map(_hours, (c.hours, c.cpu_hours, c.gpu_hours))]
         for name, c in rows
     ]
-    return _markdown_table(header, body)
+    return _markdown_table(header, body, "---:")
 
 
 def _hours(hours: float) -> str:
     return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
 
 
-def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *rows))
+def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], rule: str = "---") -> str:
+    """A Markdown table; `rule` aligns all columns but the first."""
+    rules = ["---", *[rule] * (len(header) - 1)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, rules, *rows))
