@@ -107,7 +107,7 @@ def analyse(
     run = Run(agent, variant, game, seed, study.analysed_milestone)
     folder = Standing(study, results, state).finished(run) or run_dir(results, run)
     outs = analysis_file(results, run), tokens_file(results, run)
-    stage.run(study.train_spec(run.cell), folder, *outs)
+    stage.run(study.train_spec(run.cell), run.milestone, folder, *outs)
 
 
 @cli.command()
