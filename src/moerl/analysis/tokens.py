@@ -26,6 +26,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from moerl.agents.value import ValueAgent
+from moerl.analysis.routing import dropped_tokens
 from moerl.analysis.snapshot import Snapshot, network_outputs
 from moerl.networks.geometry import cell_edges, field_centres, window_path
 from moerl.networks.routing import Routing
@@ -80,7 +81,7 @@ def routed_tokens(network: NetworkSpec, routing: Routing, frames: Pixels) -> pd.
             "expert": gates.argmax(axis=-1).ravel(),
             "gate": gates.max(axis=-1).ravel(),
             "pixels": None,
-            "dropped": (np.asarray(routing.dispatch).sum(axis=(2, 3)) == 0).ravel(),
+            "dropped": dropped_tokens(routing).ravel(),
         }
     )
     if network.tokens is Tokens.PERCONV:
