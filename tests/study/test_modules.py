@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from moerl.study.config import load_study
+from moerl.study.config import load_study, load_variants
 from moerl.study.errors import ConfigError
 from moerl.study.expansion import Cell
 
@@ -170,6 +172,36 @@ def test_a_wrong_module_or_option_is_named_in_one_line(case: str, module: Path, 
     assert "\n" not in line
     for part in expected:
         assert part in line
+
+
+def test_a_shared_variant_is_looked_at_where_it_is_used(module: Path, tmp_path: Path) -> None:
+    """Whoever does without it does without its module, too: any study, and every run of other variants."""
+    config = tmp_path / "config"
+    shutil.copytree(DEMO.parents[1], config)
+    with (config / "networks.yaml").open("a") as file:
+        file.write('absent: {encoder: cnn, module: "no_such:Mine", num_experts: 4, tokens: perconv}\n')
+        file.write(
+            'broken: {encoder: cnn, module: "pack_a.inner.broken:Mine", num_experts: 4, tokens: perconv}\n'
+        )
+    path = config / "studies" / "demo.yaml"
+    loaded, cell = load_study(path), Cell("dqn", "cnn-baseline", "Alien")
+    assert loaded.train_spec(cell).digest() == load_study(DEMO).train_spec(cell).digest()
+    for variant, problem in (
+        ("absent", "no Python file of a module 'no_such'"),
+        ("broken", "not valid Python"),
+    ):
+        named = rf"networks\.yaml: {variant}\.module: .*{problem}"
+        with pytest.raises(ConfigError, match=named):
+            loaded.train_spec(replace(cell, variant=variant))
+        path.write_text(
+            study(
+                tmp_path, figures={"fig10": {"add_series": [{"name": "New", "variants": [variant]}]}}
+            ).read_text()
+        )
+        with pytest.raises(ConfigError, match=named):
+            load_study(path)
+    with pytest.raises(ConfigError, match="networks"):
+        load_variants(config / "networks.yaml")  # all of them
 
 
 SERIES = {"name": "Mine", "variants": ["{encoder}-baseline", "mine", "mine", "mine"]}
