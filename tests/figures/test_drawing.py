@@ -45,7 +45,7 @@ def test_methods_keep_their_look_whatever_else_is_drawn() -> None:
     }
     looks = [*(SERIES[name] for name in ("Baseline", "SoftMoE", "Top1-MoE")), *SPARE]
     assert len({look.colour for look in looks}) == len({look.marker for look in looks}) == len(looks)
-    with pytest.raises(UserError, match="'m5': .* room for 5"):
+    with pytest.raises(UserError, match=r"'m5': .* room for 5"):
         styles(f"m{i}" for i in range(6))
 
 

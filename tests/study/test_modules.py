@@ -178,26 +178,19 @@ def test_a_shared_variant_is_looked_at_where_it_is_used(module: Path, tmp_path: 
     """Whoever does without it does without its module, too: any study, and every run of other variants."""
     config = tmp_path / "config"
     shutil.copytree(DEMO.parents[1], config)
+    fields = "encoder: cnn, num_experts: 4, tokens: perconv"
     with (config / "networks.yaml").open("a") as file:
-        file.write('absent: {encoder: cnn, module: "no_such:Mine", num_experts: 4, tokens: perconv}\n')
-        file.write(
-            'broken: {encoder: cnn, module: "pack_a.inner.broken:Mine", num_experts: 4, tokens: perconv}\n'
-        )
+        file.write(f'absent: {{module: "no_such:Mine", {fields}}}\n')
+        file.write(f'broken: {{module: "pack_a.inner.broken:Mine", {fields}}}\n')
     path = config / "studies" / "demo.yaml"
     loaded, cell = load_study(path), Cell("dqn", "cnn-baseline", "Alien")
     assert loaded.train_spec(cell).digest() == load_study(DEMO).train_spec(cell).digest()
-    for variant, problem in (
-        ("absent", "no Python file of a module 'no_such'"),
-        ("broken", "not valid Python"),
-    ):
+    for variant, problem in (("absent", "no Python file of a module"), ("broken", "not valid Python")):
         named = rf"networks\.yaml: {variant}\.module: .*{problem}"
         with pytest.raises(ConfigError, match=named):
             loaded.train_spec(replace(cell, variant=variant))
-        path.write_text(
-            study(
-                tmp_path, figures={"fig10": {"add_series": [{"name": "New", "variants": [variant]}]}}
-            ).read_text()
-        )
+        shown = {"fig10": {"add_series": [{"name": "New", "variants": [variant]}]}}
+        path.write_text(study(tmp_path, figures=shown).read_text())
         with pytest.raises(ConfigError, match=named):
             load_study(path)
     with pytest.raises(ConfigError, match="networks"):

@@ -311,7 +311,7 @@ def _merged(
 
 
 class Variants(Mapping[str, NetworkSpec]):
-    """Network variants by name. The file of a custom one's module is not looked at before the variant is used.
+    """Network variants by name; the module's file of a custom one is looked at when the variant is taken.
 
     So a shared variant whose module is not on this machine harms no study that does without it. Taking
     one raises ConfigError if its module or its options are wrong.
@@ -352,10 +352,8 @@ def load_variants(shared: Path) -> dict[str, NetworkSpec]:
 
 
 def _shared_variants(shared: Path) -> Variants:
-    written = read_yaml(shared).items()
-    return Variants(
-        {name: (validate(NetworkSpec, value, shared, name), shared, name) for name, value in written}
-    )
+    given = read_yaml(shared).items()
+    return Variants({name: (validate(NetworkSpec, one, shared, name), shared, name) for name, one in given})
 
 
 def _with_source(spec: NetworkSpec, file: Path, where: str) -> NetworkSpec:

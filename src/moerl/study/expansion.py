@@ -78,7 +78,7 @@ class Study:
     name: str
     agents: dict[str, AgentSpec]
     variants: Mapping[str, NetworkSpec]
-    """Those of the figures and the study's own are known to be right; taking another may raise ConfigError."""
+    """Those of the figures and the study's own are right; taking another may raise ConfigError."""
     games: dict[str, Game]
     listed: tuple[str, ...]
     """Every figure that the study lists, in its order: those of `figures` and of `planned`."""
