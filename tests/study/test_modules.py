@@ -70,6 +70,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (package / "__init__.py").write_text("raise RuntimeError('ran a package')\n")
     (folder / "moe.py").write_text(SOURCE)
     (folder / "broken.py").write_text("class Mine(:\n")
+    (folder / "leaning.py").write_text(f"from .broken import Mine as Other\n{SOURCE}")
     monkeypatch.syspath_prepend(tmp_path / "code")
     return folder / "moe.py"
 
@@ -126,6 +127,10 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "compiled": ({"module": "math:Mine"}, ["no Python file of a module 'math'"]),
     "no such class": ({"module": "pack_a.inner.moe:Mein"}, ["unknown class 'Mein'", "did you mean 'Mine'?"]),
     "not Python": ({"module": "pack_a.inner.broken:Mine"}, ["broken.py is not valid Python (line 1: "]),
+    "not Python further down": (
+        {"module": "pack_a.inner.leaning:Mine"},
+        ["inner/broken.py is not valid Python (line 1: "],
+    ),
     "too few fields": (
         {"module": "pack_a.inner.moe:Small"},
         ["Small does not declare hidden_units, noisy, capacity_factor"],
