@@ -2,6 +2,7 @@
 # from a hash-locked file first.
 #
 #   make demo     the whole pipeline on real games, in minutes: figures 1 and 10 of the demo study
+#   make smoke    every figure and table of the paper that can be trained, at budgets of seconds
 #   make test     the tests for everyone: all that are not marked `long`
 #   make test-long  those that are: interrupted training, invalidation, a real SLURM (where it is installed and you
 #                 are root). Continuous integration runs both
@@ -17,7 +18,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: demo test test-long lint parity bench lock clean
+.PHONY: demo smoke test test-long lint parity bench lock clean
 
 VENV := .venv
 ORACLE := .venv-oracle
@@ -41,6 +42,9 @@ demo: $(PIPELINE_READY)
 	@echo "Tables:   $(CURDIR)/results/demo/tables"
 	@echo "Checksums of every reproducible file: $(CURDIR)/results/demo/manifest.json"
 
+smoke: $(PIPELINE_READY)
+	PATH="$(BIN):$$PATH" snakemake --cores $(CORES) --configfile config/studies/smoke.yaml
+
 test: $(DEV_READY)
 	PATH="$(BIN):$$PATH" $(PYTEST) -m "not long"
 
@@ -60,6 +64,7 @@ parity: $(DEV_READY) $(ORACLE_READY)
 bench: $(DEV_READY) $(ORACLE_READY)
 	PATH="$(BIN):$$PATH" python benchmarks/bench_train.py --oracle-python $(ORACLE)/bin/python --agent dqn
 	PATH="$(BIN):$$PATH" python benchmarks/bench_train.py --oracle-python $(ORACLE)/bin/python --agent rainbow
+	PATH="$(BIN):$$PATH" python benchmarks/bench_workflow.py
 
 UV_COMPILE = $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header \
 	--python-version 3.11 $(UPGRADE)

@@ -42,3 +42,11 @@ def test_indifferent_softmoe_metrics() -> None:
     assert metrics["routing_gate_entropy"] == pytest.approx(np.log(3))
     assert metrics["routing_dropped"] == 0.0
     assert metrics["routing_usage_0"] == 1.0  # ties go to the lowest index
+
+
+def test_a_token_that_no_softmoe_slot_sees_is_not_dropped() -> None:
+    """Far below the others, its dispatch weights underflow; it still gets an average of the slots."""
+    logits = jnp.array([[[0.0, 0.0], [-200.0, -200.0]]])
+    routing = soft_routing(logits, slot_averages(logits), 2)
+    assert np.asarray(routing.dispatch)[0, 1].max() == 0.0
+    assert routing_metrics(routing)["routing_dropped"] == 0.0

@@ -48,13 +48,13 @@ def test_csv_has_the_studys_variants_its_own_and_its_games_actions(study: Path) 
 def test_text_and_latex_show_counts_and_ratios() -> None:
     scope = shared_scope()
     variants = {name: scope.variants[name] for name in ("impala-baseline", "impala-softmoe8")}
-    rows = rows_of(type(scope)(scope.agents, variants, (6,)))
-    text = as_text(rows).splitlines()
-    assert text[0] == "DQN"
-    assert text[3].split() == ["impala-baseline", "2,083,798", "(1.00)"]
-    assert text[4].split() == ["impala-softmoe8", "391,575", "(0.19)"]
-    assert len(text[3]) == len(text[4]) == len(text[2])
-    assert "Rainbow, DER" in text  # they ask the same of a network
+    rows = rows_of(type(scope)(scope.heads, variants, (6,)))
+    text = [line.strip() for line in as_text(rows).splitlines()]
+    assert text[0] == "DQN, CQL"  # they ask the same of a network
+    assert "│ impala-baseline │ 2,083,798 (1.00) │" in text
+    assert "│ impala-softmoe8 │   391,575 (0.19) │" in text
+    assert "│ impala-softmoe8 │ 1,750,998 (0.77) │" in text[text.index("CQL + C51") :]
+    assert "Rainbow, DER" in text
     latex = as_latex(rows)
     assert "impala-softmoe8 & 3,268,827 (0.74) \\\\" in latex
     assert r"\multicolumn{2}{l}{\emph{DrQ($\epsilon$)}} \\" in latex

@@ -7,19 +7,17 @@ from pathlib import Path
 import pytest
 import yaml
 
+from moerl.cli.params import OFFLINE_HEADS
 from moerl.networks.counts import parameter_counts
 from moerl.study.config import shared_agents
-from moerl.study.specs import HeadSpec, NetworkSpec
+from moerl.study.specs import NetworkSpec
 
 CONFIG = Path(__file__).parents[2] / "config"
 VARIANTS = {
     name: NetworkSpec.model_validate(fields)
     for name, fields in yaml.safe_load((CONFIG / "networks.yaml").read_text()).items()
 }
-HEADS = {name: spec.head for name, spec in shared_agents(CONFIG).items()} | {
-    "cql": HeadSpec(),
-    "cql_c51": HeadSpec(dueling=True, num_atoms=51, v_max=10.0),
-}
+HEADS = {name: spec.head for name, spec in shared_agents(CONFIG).items()} | OFFLINE_HEADS
 
 SCALING = {
     "baseline": ("baseline", "baseline-x2", "baseline-x4", "baseline-x8"),

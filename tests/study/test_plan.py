@@ -29,6 +29,7 @@ from moerl.study.paths import (
 )
 from moerl.study.plan import count, group, work
 from moerl.study.standing import Divergence, Standing, differences
+from moerl.study.tables import made_tables
 
 STUDIES = Path(__file__).parents[2] / "config" / "studies"
 
@@ -396,3 +397,10 @@ def test_an_unknown_figure_is_refused_in_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "unknown figure 'fig1'" in done.stderr
+
+
+def test_the_smoke_study_makes_every_figure_and_table_that_the_paper_study_makes() -> None:
+    smoke, paper = (load_study(STUDIES / f"{name}.yaml") for name in ("smoke", "paper"))
+    assert set(smoke.figures) == set(paper.figures)
+    assert made_tables(smoke) == made_tables(paper)
+    assert len(smoke.runs()) == 73

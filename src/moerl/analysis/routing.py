@@ -28,6 +28,14 @@ def expert_usage(gates: npt.ArrayLike) -> Array:
     return np.asarray(np.bincount(top, minlength=gates.shape[-1]) / top.size)
 
 
+def dropped_tokens(routing: Routing) -> npt.NDArray[np.bool_]:
+    """Which tokens come out of the mixture as zeros, `[B, M]`: no slot has a weight for them (SoftMoE: none).
+
+    Told by what a token gets: a SoftMoE's dispatch weights of a token can all underflow to zero.
+    """
+    return np.asarray(np.asarray(routing.combine).sum(axis=(2, 3)) == 0)
+
+
 def routing_metrics(routing: Routing) -> dict[str, float]:
     """Metrics of a batch's `routing`, by name.
 
@@ -46,5 +54,5 @@ def routing_metrics(routing: Routing) -> dict[str, float]:
         "routing_gate_entropy": float(entropy(routing.gates, axis=-1).mean()),
         "routing_dispatch_entropy": float(entropy(dispatch, axis=1)[used].mean()),
         "routing_combine_entropy": float(entropy(combine.reshape(*combine.shape[:2], -1), axis=-1).mean()),
-        "routing_dropped": float(np.mean(dispatch.sum(axis=(2, 3)) == 0)),
+        "routing_dropped": float(dropped_tokens(routing).mean()),
     }

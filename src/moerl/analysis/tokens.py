@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from moerl.analysis.routing import dropped_tokens
 from moerl.networks.geometry import cell_edges, field_centres, window_path
 from moerl.networks.routing import Routing
 from moerl.study.specs import ANALYSED_STATES, NetworkSpec, Tokens
@@ -82,7 +83,7 @@ def routed_tokens(network: NetworkSpec, routing: Routing, frames: Pixels) -> pd.
             "expert": gates.argmax(axis=-1).ravel(),
             "gate": gates.max(axis=-1).ravel(),
             "pixels": None,
-            "dropped": (np.asarray(routing.dispatch).sum(axis=(2, 3)) == 0).ravel(),
+            "dropped": dropped_tokens(routing).ravel(),
         }
     )
     if network.tokens is Tokens.PERCONV:

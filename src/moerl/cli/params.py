@@ -12,6 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Console
+from rich.table import Table
+
 from moerl.networks.counts import parameter_counts
 from moerl.statistics.latex import escape
 from moerl.study.config import config_dir, load_study, load_variants, read_yaml, shared_agents
@@ -22,6 +25,8 @@ from moerl.study.specs import AgentSpec, HeadSpec, Module, NetworkSpec
 
 PAPER_ACTIONS = (6, 18)
 """Action counts shown when no study says which games are played: most games have one of these."""
+OFFLINE_HEADS = {"cql": HeadSpec(), "cql_c51": HeadSpec(dueling=True, num_atoms=51, v_max=10.0)}
+"""What the agents of Figs 11 and 17, which cannot be trained yet, ask of a network (method 5)."""
 PARTS = ("encoder", "penultimate", "head")
 
 
@@ -52,7 +57,8 @@ class Row:
 class Scope:
     """What is counted."""
 
-    agents: dict[str, AgentSpec]
+    heads: dict[str, HeadSpec]
+    """By agent."""
     variants: dict[str, NetworkSpec]
     actions: tuple[int, ...]
 
@@ -64,20 +70,23 @@ def study_scope(study: Study) -> Scope:
     own = [name for name in study.variants if name not in shared]
     variants = dict.fromkeys([*(cell.variant for cell in cells), *own])
     actions = sorted({study.games[cell.game].num_actions for cell in cells}) or PAPER_ACTIONS
-    return Scope(_bases(study.agents), {name: study.variants[name] for name in variants}, tuple(actions))
+    return Scope(_heads(study.agents), {name: study.variants[name] for name in variants}, tuple(actions))
 
 
-def _bases(agents: Mapping[str, AgentSpec]) -> dict[str, AgentSpec]:
-    """Agents without the versions of them, whose networks are the same."""
-    return {name: spec for name, spec in agents.items() if base_agent(name) == name}
+def _heads(agents: Mapping[str, AgentSpec]) -> dict[str, HeadSpec]:
+    """What agents ask of a network, without the versions of them, whose networks are the same."""
+    return {name: spec.head for name, spec in agents.items() if base_agent(name) == name}
 
 
 def shared_scope() -> Scope:
-    """Every agent and variant of the shared configuration. Raises ConfigError."""
+    """Every agent of the paper's Atari figures, and every variant of the shared configuration.
+
+    Raises ConfigError.
+    """
     folder = config_dir(Path("config") / "networks.yaml")
     networks_file = folder / "networks.yaml"
     return Scope(
-        _bases(shared_agents(folder)),
+        _heads(shared_agents(folder)) | OFFLINE_HEADS,
         load_variants(networks_file),
         PAPER_ACTIONS,
     )
@@ -86,8 +95,8 @@ def shared_scope() -> Scope:
 def rows_of(scope: Scope) -> list[Row]:
     """The table's rows, by head, variant and action count."""
     heads: dict[HeadSpec, tuple[str, ...]] = {}
-    for name, agent in scope.agents.items():
-        heads[agent.head] = (*heads.get(agent.head, ()), name)
+    for name, head in scope.heads.items():
+        heads[head] = (*heads.get(head, ()), name)
     return [
         Row(agents, variant, actions, _parts(spec, actions, head), sum(_parts(_narrow(spec), actions, head)))
         for head, agents in heads.items()
@@ -122,17 +131,18 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 
 def as_text(rows: Sequence[Row]) -> str:
-    """A block per head, a line per variant, a column per action count: count and ratio to Baseline ×1."""
-    blocks = []
-    for title, header, body in _blocks(rows):
-        widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
-        lines = [
-            "  ".join([cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])])
-            for cells in (header, *body)
-        ]
-        blocks.append("\n".join([title, lines[0], "-" * len(lines[0]), *lines[1:]]))
-    note = "In brackets: times the parameters of Baseline ×1 with the same encoder.\n"
-    return "\n\n".join([*blocks, note])
+    """A table per head, a line per variant, a column per action count: count and ratio to Baseline ×1."""
+    console = Console(width=1000)  # tables are as wide as they need, and never shortened
+    with console.capture() as captured:
+        for title, header, body in _blocks(rows):
+            made = Table(title=title, title_justify="left", header_style="")
+            for place, name in enumerate(header):
+                made.add_column(name, justify="right" if place else "left", no_wrap=True)
+            for cells in body:
+                made.add_row(*cells)
+            console.print(made)
+        console.print("In brackets: times the parameters of Baseline ×1 with the same encoder.")
+    return captured.get()
 
 
 def as_latex(rows: Sequence[Row]) -> str:
@@ -175,7 +185,7 @@ def table(study_path: Path | None, agents: Sequence[str], actions: Sequence[int]
     """
     scope = shared_scope() if study_path is None else study_scope(load_study(study_path))
     for name in agents:
-        if name not in scope.agents:
-            raise UserError(one_of(name, scope.agents, "agent"))
-    chosen = {name: scope.agents[name] for name in agents} or scope.agents
+        if name not in scope.heads:
+            raise UserError(one_of(name, scope.heads, "agent"))
+    chosen = {name: scope.heads[name] for name in agents} or scope.heads
     return FORMATS[form](rows_of(Scope(chosen, scope.variants, tuple(actions) or scope.actions)))
