@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from moerl.agents.value import Batch, Learner, ValueAgent
@@ -16,6 +17,7 @@ from moerl.analysis import dormant, features, ntk, snapshot, stage
 from moerl.analysis.snapshot import Snapshot
 from moerl.networks.q_network import NetworkOutput
 from moerl.study.errors import UserError
+from moerl.study.origin import Origin
 from moerl.study.specs import (
     AgentSpec,
     Encoder,
@@ -107,6 +109,10 @@ def make_snapshot(agent: ValueAgent, batches: int = 1) -> Snapshot:
     )
 
 
+def measured(agent: ValueAgent, taken: Snapshot) -> snapshot.Metrics:
+    return snapshot.measure(agent, taken, snapshot.network_outputs(agent, taken))
+
+
 @pytest.mark.parametrize("module", list(Module))
 def test_ntk_equals_the_stacked_gradients_of_the_batch(module: Module) -> None:
     agent = make_agent(module)
@@ -141,7 +147,7 @@ def test_metrics_are_those_of_the_networks_activations(module: Module) -> None:
     samples = [agent.evaluate(taken.params, state) for state in batch.state]
     head_input = np.stack([np.asarray(s.head_input) for s in samples])
     hidden = np.stack([np.asarray(s.hidden) for s in samples])
-    metrics = snapshot.measure(agent, taken)
+    metrics = measured(agent, taken)
 
     assert metrics["feature_norm_variance"] == pytest.approx(features.variance_norm(head_input), rel=1e-4)
     assert metrics["feature_norm_mean"] == pytest.approx(features.mean_norm(head_input), rel=1e-4)
@@ -169,8 +175,8 @@ def test_the_published_sum_counts_moe_tokens_twice(module: Module, summed: int) 
 def test_metrics_are_averaged_over_batches() -> None:
     agent = make_agent(Module.BASELINE)
     taken = make_snapshot(agent, batches=2)
-    both = snapshot.measure(agent, taken)
-    alone = [snapshot.measure(agent, replace(taken, batches=(b,))) for b in taken.batches]
+    both = measured(agent, taken)
+    alone = [measured(agent, replace(taken, batches=(b,))) for b in taken.batches]
     assert alone[0]["feature_norm_mean"] != alone[1]["feature_norm_mean"]
     for name, value in both.items():
         assert value == pytest.approx((alone[0][name] + alone[1][name]) / 2)
@@ -211,9 +217,13 @@ def test_stage_writes_a_tidy_table_and_the_same_bytes_again(tmp_path: Path) -> N
         write_snapshot(tmp_path, spec, iteration)
     outs = [(tmp_path / folder / "seed0.parquet", tmp_path / folder / "tokens.parquet") for folder in "ab"]
     for out in outs:
-        stage.run(spec, tmp_path, *out)
+        stage.run(spec, "800", tmp_path, *out)
     for one, other in zip(*outs, strict=True):
         assert one.read_bytes() == other.read_bytes()
+        metadata = pq.read_schema(one).metadata
+        Origin(spec.digest(), "800").check("", metadata)
+        with pytest.raises(UserError, match="its milestone is 800, the study's 900"):
+            Origin(spec.digest(), "900").check("", metadata)
 
     table = pd.read_parquet(outs[0][0])
     assert [str(t) for t in table.dtypes] == ["int64", "int64", "object", "float64"]
@@ -236,18 +246,22 @@ def test_stage_writes_a_tidy_table_and_the_same_bytes_again(tmp_path: Path) -> N
 
 def test_a_run_without_snapshots_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no snapshots"):
-        stage.run(make_spec(Module.BASELINE), tmp_path, tmp_path / "out.parquet", tmp_path / "tokens.parquet")
+        stage.run(
+            make_spec(Module.BASELINE), "800", tmp_path, tmp_path / "out.parquet", tmp_path / "tokens.parquet"
+        )
 
 
 def test_a_snapshot_of_another_spec_is_refused(tmp_path: Path) -> None:
     write_snapshot(tmp_path, make_spec(Module.TOP1), 0)
     with pytest.raises(StateError, match="another spec"):
-        stage.run(make_spec(Module.SOFTMOE), tmp_path, tmp_path / "out.parquet", tmp_path / "tokens.parquet")
+        stage.run(
+            make_spec(Module.SOFTMOE), "800", tmp_path, tmp_path / "out.parquet", tmp_path / "tokens.parquet"
+        )
 
 
 def test_a_diverged_snapshot_is_refused_and_nothing_written(tmp_path: Path) -> None:
     spec = make_spec(Module.BASELINE)
     file = write_snapshot(tmp_path, spec, 0, poison=True)
     with pytest.raises(StateError, match=f"{file.name}.*not finite"):
-        stage.run(spec, tmp_path, tmp_path / "out.parquet", tmp_path / "tokens.parquet")
+        stage.run(spec, "800", tmp_path, tmp_path / "out.parquet", tmp_path / "tokens.parquet")
     assert not list(tmp_path.glob("*.parquet"))

@@ -5,12 +5,13 @@
 # lie must not count: Snakemake does not track a param that is a `Path`, and WHERE relies on it.
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 
+from moerl.cli.sizes import KNOWN, Sizes, size_dependencies
 from moerl.study.captions import caption, scored_games
 from moerl.study.chapters import (
     FIDELITY,
@@ -50,6 +51,7 @@ from moerl.study.reference import (
     curves_file,
     figures_with_reference,
     returns_file,
+    views_with_reference,
     wanted_games,
 )
 from moerl.study.specs import canonical_json
@@ -117,6 +119,7 @@ STUDY_FILE = study_file()
 try:
     study = load_study(STUDY_FILE)
     TABLES = load_tables(study)
+    SIZES = Sizes(KNOWN)
 except UserError as error:
     fail(error)
 
@@ -229,7 +232,7 @@ def aggregated(figure):
             "metrics": [m.model_dump() for m in spec.metrics],
             "curves": [spec.measure, spec.panel_per],
             "caption": caption(study, figure),
-            "parameters": counted(spec),
+            "parameters": size_dependencies(study, spec, SIZES),
             "routing": [spec.snapshot, spec.state],
             "x": spec.x.label if spec.x else None,
             "iteration_frames": study.iteration_frames,
@@ -238,11 +241,10 @@ def aggregated(figure):
     )
 
 
-def counted(spec):
-    """What the numbers of parameters beside a figure's bars depend on; none where it does not tell them."""
-    if not spec.parameters:
-        return None
-    return {"code": closure_digest("moerl.cli.sizes"), **networks_of([spec])}
+def referenced(figure):
+    """Which published runs stand in which panel: theirs of an agent, an encoder and games."""
+    views = views_with_reference(study, study.figures[figure])
+    return canonical_json([(v.title, v.agent, v.encoder, v.games) for v in views])
 
 
 def networks_of(specs):
@@ -349,13 +351,32 @@ def finished_folder(run):
 
 
 def check_imported(runs):
-    """Refuse imported runs of another spec: Snakemake has no record of their training and would keep them."""
+    """Refuse imported runs of another spec: Snakemake has no record of their training and would keep them.
+
+    And runs to be trained beside imported ones.
+    """
     for run in runs:
-        if STANDING.archived(run) and (why := STANDING.outdated(run)):
-            fail(
-                f"{run_dir(RESULTS, run)}: came from an archive, and does not fit {STUDY_FILE} now: {why};"
-                " undo the change, or delete this folder to train the run"
-            )
+        if STANDING.archived(run):
+            if why := STANDING.outdated(run):
+                fail(
+                    f"{run_dir(RESULTS, run)}: came from an archive, and does not fit {STUDY_FILE} now: {why};"
+                    " undo the change, or delete this folder to train the run"
+                )
+        else:
+            check_pack(run)
+
+
+def check_pack(run):
+    """Refuse to train a run in one job with imported ones: Snakemake deletes what a job makes before it."""
+    pack = next(pack for pack in study.packs if run.seed in pack)
+    imported = [s for s in pack if STANDING.archived(replace(run, seed=s))]
+    if imported and not STANDING.published(run):
+        fail(
+            f"{run_dir(RESULTS, run)}: is missing, and would be trained in one job with the seeds"
+            f" {', '.join(map(str, imported))}, which came from an archive and would be deleted and trained"
+            " again: `--config allow_partial=1` makes figures without the missing runs; a `seeds_per_job` in"
+            f" {STUDY_FILE} that puts no imported seed beside a missing one trains these alone"
+        )
 
 
 def numbers_of(figure):
@@ -372,7 +393,11 @@ def reproducible_products():
     """What the study's manifest covers, but for the runs and analyses behind it."""
     return [
         *(path for name in study.usual_figures for path in products(name)),
-        *(path for name in made_tables(study) for path in spec_table_files(RESULTS, name)),
+        *(
+            path
+            for name in made_tables(study)
+            for path in spec_table_files(RESULTS, name)
+        ),
         *([parameters_file(RESULTS)] if PARAMETERS in PAGES else []),
     ]
 

@@ -19,9 +19,9 @@ from typing import Any
 
 import moerl
 from moerl.statistics.readers import read_timing
+from moerl.study.checkout import git_state
 from moerl.study.errors import UserError
 from moerl.study.expansion import Run, Study
-from moerl.study.origin import git_state
 from moerl.study.paths import TIMING, provenance_files
 from moerl.study.specs import FRAMES_PER_STEP
 from moerl.study.standing import Standing, unfinished

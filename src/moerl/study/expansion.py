@@ -6,7 +6,7 @@ seeds of one (agent, variant, game) to one milestone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -77,7 +77,8 @@ class Study:
     path: Path
     name: str
     agents: dict[str, AgentSpec]
-    variants: dict[str, NetworkSpec]
+    variants: Mapping[str, NetworkSpec]
+    """Those of the figures and the study's own are right; taking another may raise ConfigError."""
     games: dict[str, Game]
     listed: tuple[str, ...]
     """Every figure that the study lists, in its order: those of `figures` and of `planned`."""
@@ -182,9 +183,11 @@ class Study:
 
     def runs(self) -> list[Run]:
         """Runs of the figures that the study makes unasked, each once."""
-        return list(
-            dict.fromkeys(r for name in self.usual_figures for r in self.figure_runs(self.figures[name]))
-        )
+        return self.runs_of(self.usual_figures)
+
+    def runs_of(self, names: Iterable[str]) -> list[Run]:
+        """Runs of some figures of the study, each once."""
+        return list(dict.fromkeys(run for name in names for run in self.figure_runs(self.figures[name])))
 
     @cached_property
     def analysed_cells(self) -> frozenset[Cell]:
@@ -202,7 +205,10 @@ class Study:
         return self.milestone(next((f.milestone for f in figures if f.analysed), "short"))
 
     def train_spec(self, cell: Cell) -> TrainSpec:
-        """Everything a cell's training depends on. Raises UserError on an unknown agent, variant or game."""
+        """Everything a cell's training depends on.
+
+        Raises UserError on an unknown agent, variant or game, or a variant that is wrong.
+        """
         for value, known, what in (
             (cell.agent, self.agents, "agent"),
             (cell.variant, self.variants, "variant"),

@@ -1,60 +1,53 @@
-"""Where a result comes from: the git commit of the running source, and the processor of this machine."""
+"""Which training an analysis is of: its files say so in their Parquet metadata, and another's are refused."""
 
 from __future__ import annotations
 
-import os
-import platform
-import subprocess
-from functools import cache
-from pathlib import Path
-from typing import TypedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from moerl.study.errors import UserError
+from moerl.study.expansion import Run, Study
+
+_SPEC, _MILESTONE = b"moerl.spec_digest", b"moerl.milestone"
 
 
-class GitState(TypedDict):
-    """The state of a checkout."""
+@dataclass(frozen=True)
+class Origin:
+    """The training whose snapshots were analysed."""
 
-    commit: str
-    """Full hash."""
-    changed: bool
-    """Whether tracked files differ from that commit."""
+    spec_digest: str
+    milestone: str
+    """How far it went, as a label such as "50M"."""
 
+    @classmethod
+    def of(cls, study: Study, run: Run) -> Origin:
+        """The training that a run of the study is now."""
+        return cls(study.train_spec(run.cell).digest(), run.milestone)
 
-@cache
-def git_state(file: Path = Path(__file__)) -> GitState | None:
-    """The checkout that `file` belongs to, as it was when first asked for by this process.
+    def metadata(self) -> dict[bytes, bytes]:
+        """What a file of this training has in its schema's metadata."""
+        return {_SPEC: self.spec_digest.encode(), _MILESTONE: self.milestone.encode()}
 
-    None where git is not installed or no repository tracks the file: an installed package, say.
-    """
-    # An installation may lie inside of somebody's repository: only a tracked file belongs to it.
-    if _git(file, "ls-files", "--error-unmatch", file.name) is None:
-        return None
-    commit, changes = _git(file, "rev-parse", "HEAD"), _git(file, "status", "--porcelain", "-uno")
-    if commit is None or changes is None:
-        return None
-    return {"commit": commit, "changed": bool(changes)}
+    def check(self, where: str, metadata: Mapping[bytes, bytes] | None) -> None:
+        """Refuse a file of other training.
 
+        Args:
+            where: How to call the file in errors.
+            metadata: Of its schema; None: it has none.
 
-def _git(file: Path, *arguments: str) -> str | None:
-    """What git says in the folder of `file`, stripped; None where it fails."""
-    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
-    try:
-        done = subprocess.run(
-            ["git", *arguments],
-            cwd=file.parent,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
-
-
-def processor() -> str:
-    """The model of this machine's processor; where Linux does not tell, its architecture."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+        Raises:
+            UserError: It is of another spec or milestone, or does not say of which.
+        """
+        there = metadata or {}
+        for key, what, wanted in (
+            (_SPEC, "spec", self.spec_digest),
+            (_MILESTONE, "milestone", self.milestone),
+        ):
+            found = there.get(key, b"").decode(errors="replace")
+            if not found:
+                raise UserError(f"{where}: does not say which training it is of; analyse this run again")
+            if found != wanted:
+                raise UserError(
+                    f"{where}: is of other training (its {what} is {found}, the study's {wanted}); "
+                    "analyse this run again"
+                )

@@ -26,8 +26,8 @@ import pyarrow.parquet as pq
 import moerl
 from moerl.agents.value import ValueAgent
 from moerl.atari.action_log import ActionLog
+from moerl.study.checkout import GitState, git_state, processor
 from moerl.study.errors import UserError
-from moerl.study.origin import GitState, git_state, processor
 from moerl.study.specs import FRAMES_PER_STEP, TrainSpec
 from moerl.study.standing import Divergence, read_divergence
 from moerl.training.lane import FORMAT, DivergedError, Lane
