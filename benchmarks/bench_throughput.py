@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from moerl.cli.train import configure_jax
+from moerl.study.checkout import processor
 from moerl.study.config import load_study
 from moerl.study.expansion import Cell, Study
-from moerl.study.origin import processor
 from moerl.study.specs import AgentSpec, TrainSpec
 
 ROOT = Path(__file__).parents[1]

@@ -79,4 +79,4 @@ def pages(study: Study) -> dict[str, Page]:
 
 def rst(text: str) -> str:
     """Plain text as reStructuredText, without inline markup."""
-    return re.sub(r"([\\*`|_<>])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\*`|_])", r"\\\1", " ".join(text.split()))
