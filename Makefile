@@ -4,8 +4,8 @@
 #   make demo     the whole pipeline on real games, in minutes: figures 1 and 10 of the demo study, and the report
 #   make smoke    every figure and table of the paper that can be trained, at budgets of seconds
 #   make test     the tests for everyone: all that are not marked `long`
-#   make test-long  those that are: interrupted training, invalidation, a real SLURM (where it is installed and you
-#                 are root). Continuous integration runs both
+#   make test-long  those that are: interrupted training, invalidation, the report in Chromium and a real SLURM
+#                 (where these are installed; SLURM needs root). Continuous integration runs both
 #   make lint     style, types and workflow checks
 #   make parity   the tests against the paper-era code, in its own environment (3 GB)
 #   make lock     resolve the environments again: `make lock UPGRADE=--upgrade` for newer versions
