@@ -109,6 +109,10 @@ def make_snapshot(agent: ValueAgent, batches: int = 1) -> Snapshot:
     )
 
 
+def measured(agent: ValueAgent, taken: Snapshot) -> snapshot.Metrics:
+    return snapshot.measure(agent, taken, snapshot.network_outputs(agent, taken))
+
+
 @pytest.mark.parametrize("module", list(Module))
 def test_ntk_equals_the_stacked_gradients_of_the_batch(module: Module) -> None:
     agent = make_agent(module)
@@ -143,7 +147,7 @@ def test_metrics_are_those_of_the_networks_activations(module: Module) -> None:
     samples = [agent.evaluate(taken.params, state) for state in batch.state]
     head_input = np.stack([np.asarray(s.head_input) for s in samples])
     hidden = np.stack([np.asarray(s.hidden) for s in samples])
-    metrics = snapshot.measure(agent, taken)
+    metrics = measured(agent, taken)
 
     assert metrics["feature_norm_variance"] == pytest.approx(features.variance_norm(head_input), rel=1e-4)
     assert metrics["feature_norm_mean"] == pytest.approx(features.mean_norm(head_input), rel=1e-4)
@@ -171,8 +175,8 @@ def test_the_published_sum_counts_moe_tokens_twice(module: Module, summed: int) 
 def test_metrics_are_averaged_over_batches() -> None:
     agent = make_agent(Module.BASELINE)
     taken = make_snapshot(agent, batches=2)
-    both = snapshot.measure(agent, taken)
-    alone = [snapshot.measure(agent, replace(taken, batches=(b,))) for b in taken.batches]
+    both = measured(agent, taken)
+    alone = [measured(agent, replace(taken, batches=(b,))) for b in taken.batches]
     assert alone[0]["feature_norm_mean"] != alone[1]["feature_norm_mean"]
     for name, value in both.items():
         assert value == pytest.approx((alone[0][name] + alone[1][name]) / 2)

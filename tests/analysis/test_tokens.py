@@ -8,15 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
-from moerl.agents.value import Batch, ValueAgent
-from moerl.analysis.snapshot import Snapshot
 from moerl.analysis.tokens import TYPES, routed_tokens, token_table
 from moerl.networks.routing import slot_averages, soft_routing, top1_routing
-from moerl.study.specs import AgentSpec, Encoder, Module, NetworkSpec, Tokens
-
-CONFIG = Path(__file__).parents[2] / "config"
+from moerl.study.specs import Encoder, Module, NetworkSpec, Tokens
 
 
 def spec(tokens: Tokens, module: Module = Module.TOP1) -> NetworkSpec:
@@ -48,10 +43,8 @@ def test_a_softmoe_gate_is_the_weight_of_all_slots_of_an_expert_and_nothing_is_d
 
 def test_a_baseline_routes_no_token_but_has_a_table_of_the_same_columns(tmp_path: Path) -> None:
     baseline = NetworkSpec(encoder=Encoder.CNN, module=Module.BASELINE)
-    hyper = AgentSpec.model_validate(yaml.safe_load((CONFIG / "agents.yaml").read_text())["dqn"])
     frames = jnp.zeros((1, 4, 84, 84), jnp.uint8)
-    batch = Batch(frames, *jnp.zeros((2, 1)), frames, jnp.zeros(1, bool))
-    none = token_table(ValueAgent(hyper, baseline, 4), Snapshot(0, 400, {}, {}, (batch,)))
+    none = token_table(baseline, frames, None)
     one = routed_tokens(
         spec(Tokens.PERSAMP), top1_routing(jnp.zeros((1, 1, 2)), None, 1), np.asarray(frames[:, 3])
     )

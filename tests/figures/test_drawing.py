@@ -45,7 +45,7 @@ def test_methods_keep_their_look_whatever_else_is_drawn() -> None:
     }
     looks = [*(SERIES[name] for name in ("Baseline", "SoftMoE", "Top1-MoE")), *SPARE]
     assert len({look.colour for look in looks}) == len({look.marker for look in looks}) == len(looks)
-    with pytest.raises(UserError, match="'m5'"):
+    with pytest.raises(UserError, match=r"'m5': .* room for 5"):
         styles(f"m{i}" for i in range(6))
 
 
@@ -54,6 +54,16 @@ def configured_series(kind: str) -> dict[str, tuple[str, ...]]:
     figures = yaml.safe_load((Path(__file__).parents[2] / "config" / "figures.yaml").read_text())
     specs = {name: FigureSpec.model_validate(raw) for name, raw in figures.items()}
     return {name: spec.all_series for name, spec in specs.items() if spec.kind == kind}
+
+
+def test_added_series_get_the_colours_that_a_figure_leaves() -> None:
+    four, three = ("fig05", "fig08", "fig09"), ("fig13", "fig14", "fig15")
+    for name, own in {**configured_series("bars"), **configured_series("curves")}.items():
+        room = 4 if name in four else 3 if name in three else 5
+        added = [f"m{i}" for i in range(room + 1)]
+        assert len(styles([*own, *added[:room]])) == len(own) + room
+        with pytest.raises(UserError, match=f"room for {room}"):
+            styles([*own, *added])
 
 
 def test_no_two_series_of_a_figure_look_alike() -> None:

@@ -16,6 +16,7 @@ from moerl.figures.learning import learning_figure
 from moerl.figures.scaling import scaling_figure
 from moerl.figures.style import paper_style
 from moerl.statistics import scores_stage, table_stage, tables
+from moerl.statistics.latex import number
 from moerl.study.captions import caption, scored_games
 from moerl.study.config import load_study
 from moerl.study.errors import UserError
@@ -120,6 +121,11 @@ def test_hours_are_those_of_the_first_seeds_runs(make_study: MakeStudy, tmp_path
     assert {run.seed for run in runs} == {0, 1, 2}
     seconds = [pd.read_parquet(run_dir(tmp_path, run) / "timing.parquet")["wall_seconds"][1] for run in runs]
     assert row["hours"] == pytest.approx(sum(seconds) / len(seconds) / 3600)
+    latex = table_files(tmp_path, "fig19")[1].read_text(encoding="utf-8").splitlines()
+    at = latex.index(r"\multicolumn{4}{l}{\emph{Rainbow, Nature CNN}} \\")
+    place = next(i for i in range(at, len(latex)) if latex[i].startswith("SoftMoE & "))
+    cells = latex[place + 1].removesuffix(r" \\").split(" & ")
+    assert (cells[0], cells[2]) == (r"\quad hours", number(row["hours"]))  # after its second iteration
     with paper_style():
         drawn = learning_figure(table, study.figure("fig19"), study.agents)
     line = next(line for line in drawn.axes[1].lines if line.get_label() == "SoftMoE")

@@ -135,7 +135,32 @@ class Mine(nn.Module):
         return moe(tokens, keys, router_keys)
 """
 WRONG = {
-    "missing import": ("import flax.linen as nn", "import no_such_thing", "cannot be imported (No module"),
+    "missing import": (
+        "import flax.linen as nn",
+        "import no_such_thing",
+        "cannot be imported (ModuleNotFoundError: No module",
+    ),
+    "error of a library": (
+        "class Mine(nn.Module)",
+        "import json; json.loads('{\\n')\n\n\nclass Mine(nn.Module)",
+        "cannot be imported (JSONDecodeError: Expecting property name",
+    ),
+    "error in a called function": (
+        "class Mine(nn.Module)",
+        "def number():\n    raise ValueError('one\\nother')\n\n\nnumber()\n\n\nclass Mine(nn.Module)",
+        "cannot be imported (ValueError: one other; line 8 of ",
+    ),
+    "not Python in the end": ("import jax.numpy as jnp", "eval('1 +')", "cannot be imported (SyntaxError: "),
+    "nothing for hidden": (
+        "return moe(tokens, keys, router_keys)",
+        "return moe(tokens, keys, router_keys)._replace(hidden=None)",
+        "hidden is no array but NoneType",
+    ),
+    "a number for gates": (
+        "return moe(tokens, keys, router_keys)",
+        "mixed = moe(tokens); return mixed._replace(routing=mixed.routing._replace(gates=1.0))",
+        "routing.gates is no array but float",
+    ),
     "no module": ("class Mine(nn.Module)", "class Mine", "not a class derived from flax.linen.Module"),
     "other arguments": (
         "tokens, keys=None, router_keys=None",

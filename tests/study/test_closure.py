@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from moerl.study.closure import closure_digest, import_closure
+from moerl.study.closure import closure_digest, import_closure, module_digest
 
 SOURCE = Path(__file__).parents[2] / "src"
 STAGES = (
@@ -61,6 +61,48 @@ def test_behaviour_changes_the_digest_and_words_do_not(package: Path) -> None:
 def test_an_unknown_stage_is_an_error(package: Path) -> None:
     with pytest.raises(ModuleNotFoundError, match=r"no module moerl\.z"):
         closure_digest("moerl.z", package)
+
+
+USERS = {
+    "mine/moe.py": "import near\nfrom . import routing\nfrom .routing import k\nfrom ... import beyond\n"
+    "import jax\nfrom moerl.networks.moe import Top1MoE\n",
+    "mine/__init__.py": "",
+    "mine/routing.py": "from mine.deep.down import VALUE\n",
+    "mine/deep/down.py": "VALUE = 1\n",
+    "mine/unused.py": "VALUE = 1\n",
+    "near.py": "VALUE = 1\n",
+    "moerl/networks/moe.py": "VALUE = 1\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("folder", "counted"),
+    [
+        ("code", {"routing.py", "down.py", "__init__.py", "near.py"}),
+        ("site-packages", {"routing.py", "down.py", "__init__.py"}),
+    ],
+)
+def test_what_a_users_module_imports_from_its_place_counts(
+    folder: str, counted: set[str], tmp_path: Path
+) -> None:
+    place = tmp_path / folder
+    for name, text in USERS.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text(text)
+
+    def digest() -> str:
+        return module_digest("mine.moe", place / "mine" / "moe.py")
+
+    before, changing = digest(), set()
+    for name, text in USERS.items():
+        (place / name).write_text(f'"""Words."""\n{text}  # more words\n')
+        assert digest() == before
+        (place / name).write_text(f"{text}SIDE = 1\n")
+        changing |= {Path(name).name} if digest() != before else set()
+        (place / name).write_text(text)
+    assert changing == counted | {"moe.py"}
+    (place / "moerl" / "networks" / "moe.py").write_text("VALUE = 2\n")
+    assert digest() == before
 
 
 @pytest.mark.parametrize("stage", STAGES)

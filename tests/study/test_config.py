@@ -53,6 +53,10 @@ BAD = {
         {"figures": {"fig19": {"encoder": "cnn"}}},
         ["figures.fig19.encoder", "of their own"],
     ),
+    "games of panels": (
+        {"figures": {"fig08": {"games": ["Pong"]}}},
+        ["figures.fig08.games: the panels 'Rainbow, {games} games' have games of their own", "`games`"],
+    ),
     "unknown set": ({"games__games20": "games_20paper"}, ["games.games20", "did you mean 'games20_paper'?"]),
     "unknown figure": ({"figures__fig1": {}}, ["figures.fig1", "unknown figure 'fig1'", "allowed: fig01"]),
     "unknown agent": ({"agents__dqm": {}}, ["agents.dqm", "did you mean 'dqn'?"]),
@@ -197,6 +201,7 @@ def test_a_panel_has_what_it_says_and_else_what_its_figure_has():
     study = load_study(ROOT / "config" / "studies" / "paper.yaml")
     left, right = study.figure("fig08").views
     assert [len(left.games), len(right.games)] == [60, 20]
+    assert [left.title, right.title] == ["Rainbow, 60 games", "Rainbow, random Φ"]
     assert [[s.name for s in view.series] for view in (left, right)] == [
         ["Baseline", "SoftMoE"],
         ["Baseline", "SoftMoE", "SoftMoE (RandPhi)"],
@@ -211,11 +216,25 @@ def test_a_panel_has_what_it_says_and_else_what_its_figure_has():
     assert {variant[-7:] for s in right.series for variant in s.variants} == {"filter6"}
 
 
+ROUTING = {"kind": "routing", "measure": None, "panel_per": None}
+
+
+def test_a_title_tells_how_many_games_its_panel_has(tmp_path):
+    titles = []
+    for games in (["Pong", "Boxing"], ["games20_alt", "games26"]):
+        study = load_study(edited(tmp_path, figures={"fig08": {}}, games={"games60": games}))
+        titles.append([view.title for view in study.figure("fig08").views])
+    assert titles == [
+        ["Rainbow, 2 games", "Rainbow, random Φ"],
+        ["Rainbow, 20 games, alternative games", "Rainbow, 26 games, games26", "Rainbow, random Φ"],
+    ]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"panels": []}, "fig08: bad value|fig08: needs at least one entry in `panels`"),
-        ({"series": []}, "panel 'Rainbow, 60 games' has no `series`"),
+        ({"series": []}, "panel 'Rainbow, {games} games' has no `series`"),
         ({"games": []}, "panel 'Rainbow, random Φ' has no `games`"),
         ({"panels": [{"title": "a", "agent": "rainbow"}] * 2}, "a title of its own"),
         ({"panels": [{"title": "a", "agent": "rainbo"}]}, "did you mean 'rainbow'"),
@@ -228,6 +247,14 @@ def test_a_panel_has_what_it_says_and_else_what_its_figure_has():
             "`over: hours` needs",
         ),
         ({"seeds": 0}, "greater than or equal to 1"),
+        (
+            ROUTING | {"panels": [{"title": "a", "agent": "dqn", "games": ["Pong"], "encoder": "cnn"}]},
+            "a routing figure's panel has no `games`, `encoder`: the figure has them",
+        ),
+        (
+            ROUTING | {"panels": [{"title": "a", "agent": "dqn", "series": []}]},
+            "a routing figure's panel has no `series`: ",
+        ),
     ],
 )
 def test_a_contradictory_figure_is_refused_by_name(tmp_path, change, said):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from moerl.study.config import load_study
+from moerl.study.config import load_study, load_variants
 from moerl.study.errors import ConfigError
 from moerl.study.expansion import Cell
 
@@ -68,6 +70,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (package / "__init__.py").write_text("raise RuntimeError('ran a package')\n")
     (folder / "moe.py").write_text(SOURCE)
     (folder / "broken.py").write_text("class Mine(:\n")
+    (folder / "leaning.py").write_text(f"from .broken import Mine as Other\n{SOURCE}")
     monkeypatch.syspath_prepend(tmp_path / "code")
     return folder / "moe.py"
 
@@ -124,6 +127,10 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "compiled": ({"module": "math:Mine"}, ["no Python file of a module 'math'"]),
     "no such class": ({"module": "pack_a.inner.moe:Mein"}, ["unknown class 'Mein'", "did you mean 'Mine'?"]),
     "not Python": ({"module": "pack_a.inner.broken:Mine"}, ["broken.py is not valid Python (line 1: "]),
+    "not Python further down": (
+        {"module": "pack_a.inner.leaning:Mine"},
+        ["inner/broken.py is not valid Python (line 1: "],
+    ),
     "too few fields": (
         {"module": "pack_a.inner.moe:Small"},
         ["Small does not declare hidden_units, noisy, capacity_factor"],
@@ -170,6 +177,29 @@ def test_a_wrong_module_or_option_is_named_in_one_line(case: str, module: Path, 
     assert "\n" not in line
     for part in expected:
         assert part in line
+
+
+def test_a_shared_variant_is_looked_at_where_it_is_used(module: Path, tmp_path: Path) -> None:
+    """Whoever does without it does without its module, too: any study, and every run of other variants."""
+    config = tmp_path / "config"
+    shutil.copytree(DEMO.parents[1], config)
+    fields = "encoder: cnn, num_experts: 4, tokens: perconv"
+    with (config / "networks.yaml").open("a") as file:
+        file.write(f'absent: {{module: "no_such:Mine", {fields}}}\n')
+        file.write(f'broken: {{module: "pack_a.inner.broken:Mine", {fields}}}\n')
+    path = config / "studies" / "demo.yaml"
+    loaded, cell = load_study(path), Cell("dqn", "cnn-baseline", "Alien")
+    assert loaded.train_spec(cell).digest() == load_study(DEMO).train_spec(cell).digest()
+    for variant, problem in (("absent", "no Python file of a module"), ("broken", "not valid Python")):
+        named = rf"networks\.yaml: {variant}\.module: .*{problem}"
+        with pytest.raises(ConfigError, match=named):
+            loaded.train_spec(replace(cell, variant=variant))
+        shown = {"fig10": {"add_series": [{"name": "New", "variants": [variant]}]}}
+        path.write_text(study(tmp_path, figures=shown).read_text())
+        with pytest.raises(ConfigError, match=named):
+            load_study(path)
+    with pytest.raises(ConfigError, match="networks"):
+        load_variants(config / "networks.yaml")  # all of them
 
 
 SERIES = {"name": "Mine", "variants": ["{encoder}-baseline", "mine", "mine", "mine"]}

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from moerl.cli.plan import BENCHMARKS, make_plan, print_plan, readable_bytes
-from moerl.cli.sizes import ACTIONS, Sizes, counted
+from moerl.cli.plan import RECORDS, make_plan, print_plan, readable_bytes
+from moerl.cli.sizes import ACTIONS, KNOWN, Sizes, counted, size_dependencies
 from moerl.study.config import load_study
 from moerl.study.costs import Record, cost, read_records
 from moerl.study.errors import UserError
@@ -282,7 +282,7 @@ def test_hours_add_up_and_say_what_they_rest_on(paper: Study, tmp_path: Path) ->
     (tmp_path / "throughput.json").write_text(
         json.dumps([{"agent": "dqn", "variant": "cnn-baseline", **fields, **gpu}])
     )
-    plan = make_plan(Standing(paper, tmp_path), ["fig07"], tmp_path)
+    plan = make_plan(Standing(paper, tmp_path), ["fig07"], tmp_path / "throughput.json")
     row = plan["figures"][0]
     # 0.36 ms per agent step: 5 hours per 50M agent steps, 100 runs of each of six cells.
     assert row["gpu_hours"]["measured"] == pytest.approx(500)
@@ -302,7 +302,7 @@ def test_hours_add_up_and_say_what_they_rest_on(paper: Study, tmp_path: Path) ->
 
 def test_disk_is_checkpoints_actions_and_snapshots(paper: Study, tmp_path: Path) -> None:
     plan = make_plan(Standing(paper, tmp_path), ["fig12"])["figures"][0]
-    known = Sizes(BENCHMARKS / "parameters.json")
+    known = Sizes(KNOWN)
     expected = 0
     for run in paper.figure_runs(paper.figure("fig12")):
         hyper = paper.agents[run.agent]
@@ -315,7 +315,7 @@ def test_disk_is_checkpoints_actions_and_snapshots(paper: Study, tmp_path: Path)
 
 
 def test_known_sizes_are_those_of_the_networks(paper: Study) -> None:
-    known = Sizes(BENCHMARKS / "parameters.json")
+    known = Sizes(KNOWN)
     for agent, variant, actions, parameters in (
         ("dqn", "impala-softmoe8", 6, 391_575),
         ("rainbow", "impala-baseline-x4", 18, 19_932_514),
@@ -327,6 +327,25 @@ def test_known_sizes_are_those_of_the_networks(paper: Study) -> None:
         paper.agents["rainbow"], paper.variants["cnn-top1-2"]
     )
     assert (min(g.num_actions for g in paper.games.values()), 18) == ACTIONS
+
+
+def test_a_table_depends_on_the_known_sizes_that_it_tells(paper: Study, tmp_path: Path) -> None:
+    """And on no other: an edit of the file makes again what it changes."""
+    figure, entries = paper.figure("fig05"), json.loads(KNOWN.read_text())
+    before = size_dependencies(paper, figure, Sizes(KNOWN))
+    assert before is not None
+    assert all(before["known"])
+    used = [key for key, size in entries.items() if size in before["known"]]
+    strange = next(key for key in entries if key not in used)
+
+    def after(key: str, **changes: int) -> object:
+        edited = entries | {key: entries[key] | changes}
+        (tmp_path / "parameters.json").write_text(json.dumps(edited))
+        return size_dependencies(paper, figure, Sizes(tmp_path / "parameters.json"))
+
+    assert after(used[0], fixed=7) != before
+    assert after(strange, fixed=7) == before
+    assert size_dependencies(paper, paper.figure("fig04"), Sizes(KNOWN)) is None
 
 
 def test_damaged_records_are_named(tmp_path: Path) -> None:
@@ -341,7 +360,7 @@ def test_damaged_records_are_named(tmp_path: Path) -> None:
 
 
 def test_every_committed_record_is_of_a_known_cell(paper: Study) -> None:
-    records = read_records(BENCHMARKS / "throughput.json")
+    records = read_records(RECORDS)
     assert records
     for known in records:
         found = cost(known.agent, known.variant, known.device, records, paper.agents, paper.variants)

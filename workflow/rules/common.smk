@@ -10,6 +10,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from moerl.cli.sizes import KNOWN, Sizes, size_dependencies
 from moerl.study.captions import caption, scored_games
 from moerl.study.closure import closure_digest
 from moerl.study.config import load_study
@@ -102,6 +103,7 @@ STUDY_FILE = study_file()
 try:
     study = load_study(STUDY_FILE)
     TABLES = load_tables(study)
+    SIZES = Sizes(KNOWN)
 except UserError as error:
     fail(error)
 
@@ -202,7 +204,7 @@ def aggregated(figure):
             "metrics": [m.model_dump() for m in spec.metrics],
             "curves": [spec.measure, spec.panel_per],
             "caption": caption(study, figure),
-            "parameters": counted(spec),
+            "parameters": size_dependencies(study, spec, SIZES),
             "routing": [spec.snapshot, spec.state],
             "x": spec.x.label if spec.x else None,
             "iteration_frames": study.iteration_frames,
@@ -215,25 +217,6 @@ def referenced(figure):
     """Which published runs stand in which panel: theirs of an agent, an encoder and games."""
     views = views_with_reference(study, study.figures[figure])
     return canonical_json([(v.title, v.agent, v.encoder, v.games) for v in views])
-
-
-def counted(spec):
-    """What the numbers of parameters beside a figure's bars depend on; none where it does not tell them."""
-    if not spec.parameters:
-        return None
-    places = {
-        (a, v)
-        for view in spec.views
-        if study.shows(view)
-        for _, _, a, v in view.places()
-    }
-    heads = {agent: study.agents[agent].head for agent, _ in places}
-    return {
-        "code": closure_digest("moerl.cli.sizes"),
-        "actions": [study.games[game].num_actions for game in spec.all_games],
-        "heads": {agent: head.model_dump() for agent, head in heads.items()},
-        "networks": {v: study.variants[v].model_dump(mode="json") for _, v in places},
-    }
 
 
 def drawn(figure):

@@ -5,6 +5,7 @@ Axes: N batches of a snapshot, B transitions of a batch, W parameters.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -85,18 +86,26 @@ def _nested(tensors: Tensors, root: str) -> Params:
     return nested
 
 
-def measure(agent: ValueAgent, snapshot: Snapshot) -> Metrics:
-    """Every metric, each averaged over the snapshot's batches.
+def network_outputs(agent: ValueAgent, snapshot: Snapshot) -> list[NetworkOutput]:
+    """What the network computes for the states of each batch, without noise and with a fixed random Φ.
+
+    As NumPy arrays.
+    """
+    found = [_outputs(agent, snapshot.params, batch.state) for batch in snapshot.batches]
+    return jax.device_get(found)  # type: ignore[no-any-return]
+
+
+def measure(agent: ValueAgent, snapshot: Snapshot, outputs: Sequence[NetworkOutput]) -> Metrics:
+    """Every metric, each averaged over the snapshot's batches, for which `outputs` has `network_outputs`.
 
     Raises FloatingPointError if outputs or gradients of the network are not finite.
     """
-    per_batch = [measure_batch(agent, snapshot, batch) for batch in snapshot.batches]
+    per_batch = [measure_batch(agent, snapshot, *one) for one in zip(snapshot.batches, outputs, strict=True)]
     return {name: float(np.mean([m[name] for m in per_batch])) for name in per_batch[0]}
 
 
-def measure_batch(agent: ValueAgent, snapshot: Snapshot, batch: Batch) -> Metrics:
-    """Every metric on one batch `[B]`."""
-    outputs = jax.device_get(network_outputs(agent, snapshot.params, batch.state))
+def measure_batch(agent: ValueAgent, snapshot: Snapshot, batch: Batch, outputs: NetworkOutput) -> Metrics:
+    """Every metric on one batch `[B]`, for which the network computes `outputs`."""
     kernel = empirical_ntk(agent, snapshot, batch)
     if not (np.isfinite(kernel).all() and all(np.isfinite(o).all() for o in jax.tree.leaves(outputs))):
         raise FloatingPointError("the network's outputs or gradients are not finite")
@@ -135,8 +144,7 @@ def _targets(agent: ValueAgent, params: Params, target_params: Params, batch: Ba
 
 
 @partial(jax.jit, static_argnames="agent")
-def network_outputs(agent: ValueAgent, params: Params, states: jax.Array) -> NetworkOutput:
-    """What the network computes for `states` `[B, 4, 84, 84]`, without noise and with a fixed random Φ."""
+def _outputs(agent: ValueAgent, params: Params, states: jax.Array) -> NetworkOutput:
     return agent.evaluate(params, states)
 
 

@@ -72,6 +72,8 @@ def _measure(
     """Metrics and token table of one snapshot, computed in full float32 on any device."""
     try:
         with jax.default_matmul_precision("float32"):
-            return snapshot.measure(agent, taken), token_table(agent, taken)
+            outputs = snapshot.network_outputs(agent, taken)
+            metrics = snapshot.measure(agent, taken, outputs)
+            return metrics, token_table(agent.network, taken.batches[0].state, outputs[0].routing)
     except FloatingPointError as error:
         raise StateError(f"{path}: {error}: the run diverged") from error

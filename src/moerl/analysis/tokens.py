@@ -25,9 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from moerl.agents.value import ValueAgent
 from moerl.analysis.routing import dropped_tokens
-from moerl.analysis.snapshot import Snapshot, network_outputs
 from moerl.networks.geometry import cell_edges, field_centres, window_path
 from moerl.networks.routing import Routing
 from moerl.study.specs import ANALYSED_STATES, NetworkSpec, Tokens
@@ -47,15 +45,19 @@ TYPES = {
 }
 
 
-def token_table(agent: ValueAgent, taken: Snapshot) -> pd.DataFrame:
-    """Columns `TYPES` of the first `ANALYSED_STATES` states of a snapshot; no rows for a baseline."""
-    if agent.network.tokens is None:
+def token_table(network: NetworkSpec, states: jax.Array, routing: Routing | None) -> pd.DataFrame:
+    """Columns `TYPES` of the first `ANALYSED_STATES` states of a batch; no rows for a baseline.
+
+    Args:
+        network: The variant.
+        states: `[B, 4, 84, 84]`.
+        routing: How it routes their tokens, `gates` `[B, M, E]`; None for a baseline.
+    """
+    if routing is None:
         return no_tokens()
-    states = taken.batches[0].state
-    routing = network_outputs(agent, taken.params, states).routing
     newest = np.asarray(states[:ANALYSED_STATES, -1])
-    first: Routing = jax.tree.map(lambda x: x[:ANALYSED_STATES], jax.device_get(routing))
-    return routed_tokens(agent.network, first, newest)
+    first: Routing = jax.tree.map(lambda x: x[:ANALYSED_STATES], routing)
+    return routed_tokens(network, first, newest)
 
 
 def no_tokens() -> pd.DataFrame:

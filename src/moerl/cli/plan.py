@@ -20,7 +20,8 @@ from moerl.study.specs import STACK_SIZE, Replay
 from moerl.study.standing import Standing
 from moerl.study.status import study_runs
 
-BENCHMARKS = KNOWN.parent
+RECORDS = KNOWN.with_name("throughput.json")
+"""What was measured (benchmarks/bench_throughput.py)."""
 DEVICES: tuple[Device, ...] = ("gpu", "cpu")
 _BYTES_PER_PARAMETER = 16  # of a checkpoint: network, target network and Adam's two moments, float32
 _FRAME_BYTES = 84 * 84
@@ -112,7 +113,7 @@ class Estimator:
         return _BYTES_PER_PARAMETER * parameters + priorities + actions + snapshots
 
 
-def make_plan(standing: Standing, figures: Sequence[str], benchmarks: Path = BENCHMARKS) -> dict[str, Any]:
+def make_plan(standing: Standing, figures: Sequence[str], records_file: Path = RECORDS) -> dict[str, Any]:
     """The plan as plain data, for `--json` and for the table.
 
     Raises UserError on an unknown figure, or a record of a divergence that cannot be read.
@@ -120,7 +121,7 @@ def make_plan(standing: Standing, figures: Sequence[str], benchmarks: Path = BEN
     study = standing.study
     names = list(figures) or [name for name in study.listed if name not in study.on_request]
     left = work(standing, names)
-    estimator = Estimator(study, benchmarks / "throughput.json", benchmarks / KNOWN.name)
+    estimator = Estimator(study, records_file, KNOWN)
     rows = [_row(name, left[name], estimator.estimate(left[name])) for name in names]
     runs = {name: study.listed_runs(name) for name in names}
     total: dict[str, Any] = {
@@ -151,7 +152,7 @@ def make_plan(standing: Standing, figures: Sequence[str], benchmarks: Path = BEN
             {"record": record, **{kind: sorted(cells) for kind, cells in rests.items()}}
             for record, rests in estimator.basis.items()
         ],
-        "records": str(benchmarks / "throughput.json"),
+        "records": str(records_file),
     }
 
 

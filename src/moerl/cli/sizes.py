@@ -7,7 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from moerl.study.closure import closure_digest
 from moerl.study.errors import UserError
+from moerl.study.expansion import Study
+from moerl.study.figures import FigureSpec
 from moerl.study.sizes import Size
 from moerl.study.specs import AgentSpec, NetworkSpec, canonical_json, identity
 
@@ -35,6 +38,10 @@ class Sizes:
             self._known[key] = asdict(counted(agent, network))
         return Size(**self._known[key])
 
+    def entry(self, agent: AgentSpec, network: NetworkSpec) -> Any:
+        """What is known of a size before it is counted, as it stands in the file; None for nothing."""
+        return self._known.get(_key(agent, network))
+
 
 def counted(agent: AgentSpec, network: NetworkSpec) -> Size:
     """The size of a network from its shapes; imports JAX."""
@@ -44,6 +51,21 @@ def counted(agent: AgentSpec, network: NetworkSpec) -> Size:
     per_action, rest = divmod(many - few, ACTIONS[1] - ACTIONS[0])
     assert rest == 0, "parameters grow linearly with actions"
     return Size(few - ACTIONS[0] * per_action, per_action)
+
+
+def size_dependencies(study: Study, figure: FigureSpec, sizes: Sizes) -> dict[str, Any] | None:
+    """What the sizes beside a figure's bars depend on; None where it does not tell them."""
+    if not figure.parameters:
+        return None
+    cells = study.figure_cells(figure)
+    pairs = sorted({(cell.agent, cell.variant) for cell in cells})
+    return {
+        "code": closure_digest("moerl.cli.sizes"),
+        "actions": sorted({study.games[cell.game].num_actions for cell in cells}),
+        "heads": {agent: study.agents[agent].head.model_dump() for agent, _ in pairs},
+        "networks": {variant: study.variants[variant].model_dump(mode="json") for _, variant in pairs},
+        "known": [sizes.entry(study.agents[agent], study.variants[variant]) for agent, variant in pairs],
+    }
 
 
 def write(file: Path, cells: list[tuple[AgentSpec, NetworkSpec]]) -> None:

@@ -140,16 +140,20 @@ def styles(names: Iterable[str]) -> dict[str, SeriesStyle]:
     A spare colour that one of the paper's series has in this figure is passed over.
 
     Raises:
-        UserError: More unknown series than distinguishable looks.
+        UserError: More unknown series than looks that are distinguishable here.
     """
     names = list(names)
     taken = {SERIES[name].colour for name in names if name in SERIES}
-    spare = (style for style in SPARE if style.colour not in taken)
+    free = [style for style in SPARE if style.colour not in taken]
+    spare = iter(free)
     chosen: dict[str, SeriesStyle] = {}
     for name in names:
         style = SERIES.get(name) or next(spare, None)
         if style is None:
-            raise UserError(f"more than {len(SPARE)} series without a fixed colour; the last: {name!r}")
+            raise UserError(
+                f"no colour is left for the series {name!r}: beside the paper's series, "
+                f"this figure has room for {len(free)}"
+            )
         chosen[name] = style
     return chosen
 

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import inspect
 from importlib import import_module
+from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 
 from moerl.networks.moe import MoEOutput, sizes_of
 from moerl.networks.routing import Routing
@@ -29,8 +32,8 @@ def load_class(path: str) -> type[nn.Module]:
     module, _, name = path.partition(":")
     try:
         found: Any = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"module {path}: cannot be imported ({error})") from error
+    except Exception as error:  # whatever the user's file does
+        raise UserError(f"module {path}: cannot be imported ({_told(error)})") from error
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise UserError(f"module {path}: is not a class derived from flax.linen.Module")
     try:
@@ -39,6 +42,18 @@ def load_class(path: str) -> type[nn.Module]:
         wanted = "__call__(self, tokens, keys, router_keys)"
         raise UserError(f"module {path}: needs {wanted} ({error})") from error
     return found
+
+
+def _told(error: Exception) -> str:
+    """An error of an import in one line: its type, what it says, and the user's line that led to it."""
+    said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    # The first frame is ours, then come Python's own of importing.
+    _, *frames = (f for f in extract_tb(error.__traceback__) if "importlib" not in f.filename)
+    if not frames or isinstance(error, SyntaxError):  # which says its line itself
+        return said
+    folder = Path(frames[0].filename).parent
+    last = [frame for frame in frames if Path(frame.filename).is_relative_to(folder)][-1]
+    return f"{said}; line {last.lineno} of {last.filename}"
 
 
 def build_moe(spec: NetworkSpec, noisy: bool = False) -> nn.Module:
@@ -55,6 +70,10 @@ def check_output(spec: NetworkSpec, tokens: jax.Array, mixed: Any) -> None:
     place = f"module {spec.module}"
     if not isinstance(mixed, MoEOutput) or not isinstance(mixed.routing, Routing):
         raise UserError(f"{place}: returns {type(mixed).__name__}, not MoEOutput(tokens, hidden, Routing(…))")
+    fields = mixed._asdict() | {f"routing.{name}": one for name, one in mixed.routing._asdict().items()}
+    for name, one in fields.items():
+        if name != "routing" and not isinstance(one, jax.Array | np.ndarray):
+            raise UserError(f"{place}: {name} is no array but {type(one).__name__}")
     *batch, num_tokens, _ = tokens.shape
     slots = mixed.hidden.shape[-2] if mixed.hidden.ndim > 1 else 0
     per_expert = (*batch, num_tokens, spec.num_experts)

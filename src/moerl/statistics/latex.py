@@ -86,7 +86,10 @@ def _parameters(table: pd.DataFrame, xs: list[float]) -> list[str]:
 
 
 def curves_latex(table: pd.DataFrame, figure: FigureSpec, headline: str) -> str:
-    """Points of every curve, evenly spaced and with the last: one block per panel, one row per series."""
+    """Points of every curve, evenly spaced and with the last: one block per panel, one row per series.
+
+    Over hours, a second row has the hours at which a curve's points stand.
+    """
     ends = sorted(table["frame"].dropna().astype(int).unique())
     count = min(COLUMNS, len(ends))
     frames = [ends[(place + 1) * len(ends) // count - 1] for place in range(count)]
@@ -97,6 +100,9 @@ def curves_latex(table: pd.DataFrame, figure: FigureSpec, headline: str) -> str:
             points = rows.dropna(subset="frame").set_index("frame").reindex(frames)
             values = points[["value", "ci_low", "ci_high"]].to_numpy(dtype=np.float64)
             body.append(_row([escape(str(series)), *(_with_bounds(*point) for point in values)]))
+            if figure.over == "hours":
+                hours = points["hours"].to_numpy(dtype=np.float64)
+                body.append(_row([r"\quad hours", *(number(value) for value in hours)]))
         body.append(r"\addlinespace")
     header = _row(["Frames", *(f"{frame:,}".replace(",", r"\,") for frame in frames)])
     return _tabular(headline, "l" + "c" * count, header, body[:-1], _remarks(table, count + 1))

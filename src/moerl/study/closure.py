@@ -1,18 +1,27 @@
-"""A digest of the source that a cheap stage depends on, so that an edit re-runs exactly what it touches.
+"""Digests of the source that something depends on, so that an edit re-runs exactly what it touches.
 
-Static: the import closure of the stage's module inside this package is found from the syntax trees,
-nothing is imported. Comments, docstrings and formatting do not count.
+Static: what a module imports is found from the syntax trees, nothing is imported. Comments, docstrings
+and formatting do not count.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache
+from importlib.util import resolve_name
 from pathlib import Path
 
 PACKAGE = "moerl"
+INSTALLED = ("site-packages", "dist-packages")
+"""Folders in which a package's neighbours have nothing to do with it."""
+
+FileOf = Callable[[str], Path | None]
+"""The file of a module by its dotted name; None if it is none of those that count."""
+Read = tuple[str, list[str]]
+"""Normalised source of a file, and the names it imports (modules, or things inside modules)."""
 
 
 def closure_digest(root: str, source: Path | None = None) -> str:
@@ -25,18 +34,9 @@ def closure_digest(root: str, source: Path | None = None) -> str:
     Raises ModuleNotFoundError if there is no such module.
     """
     digest = hashlib.sha256()
-    folder = source or Path(__file__).parents[2]
-    for module in sorted(import_closure(root, folder)):
-        digest.update(f"{module}\n{_read(_file(module, folder))[0]}\n".encode())
+    for module, text in sorted(_own_closure(root, source or Path(__file__).parents[2]).items()):
+        digest.update(f"{module}\n{text}\n".encode())
     return digest.hexdigest()[:16]
-
-
-def source_digest(file: Path) -> str:
-    """First 16 hex digits of the SHA-256 over the normalised source of one file, its imports left out.
-
-    Raises SyntaxError.
-    """
-    return hashlib.sha256(_normalised(ast.parse(file.read_bytes())).encode()).hexdigest()[:16]
 
 
 def import_closure(root: str, source: Path) -> set[str]:
@@ -45,36 +45,82 @@ def import_closure(root: str, source: Path) -> set[str]:
     An import counts wherever it stands, inside a function or under `TYPE_CHECKING` too. The top
     package itself (version, no behaviour) is left out.
     """
-    if _file(root, source) is None:
+    return set(_own_closure(root, source))
+
+
+def module_digest(module: str, file: Path) -> str:
+    """First 16 hex digits of the SHA-256 over the normalised source of a user's module and what it imports.
+
+    Of what it imports, the files below the folder on the Python path that it comes from count, with the
+    packages around them. Of installed modules, only those of its own package; this package's never.
+
+    Args:
+        module: Its dotted name.
+        file: Where it is.
+
+    Raises SyntaxError, with the name of the file, if one of them is not valid Python.
+    """
+    top, *inner = module.split(".")
+    folder = file.parents[len(inner) + (file.name == "__init__.py")]
+
+    def file_of(name: str) -> Path | None:
+        if name == module:
+            return file
+        first = name.partition(".")[0]
+        strange = first == PACKAGE or (first != top and folder.name in INSTALLED)
+        return None if strange else _file(name, folder)
+
+    sources = _closure(module, file_of, _read)
+    digest = hashlib.sha256(sources.pop(module).encode())
+    for name, text in sorted(sources.items()):
+        digest.update(f"\n{name}\n{text}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _own_closure(root: str, source: Path) -> dict[str, str]:
+    """Dotted name → normalised source of the modules of `import_closure`."""
+
+    def file_of(name: str) -> Path | None:
+        return _file(name, source) if name.startswith(f"{PACKAGE}.") else None
+
+    if file_of(root) is None:
         raise ModuleNotFoundError(f"no module {root} below {source}", name=root)
-    found: set[str] = set()
+    return _closure(root, file_of, _read_once)
+
+
+def _closure(root: str, file_of: FileOf, read: Callable[[Path], Read]) -> dict[str, str]:
+    """Dotted name → normalised source of `root`, all it imports however deep, and their packages."""
+    found: dict[str, str] = {}
     waiting = [root]
     while waiting:
         module = waiting.pop()
-        if module in found or (path := _file(module, source)) is None:
+        if not module or module in found or (path := file_of(module)) is None:
             continue
-        found.add(module)
+        found[module], imported = read(path)
         parent = module.rpartition(".")[0]
-        waiting += [parent, *_read(path)[1]] if parent != PACKAGE else _read(path)[1]
-    return found - {PACKAGE}
+        package = module if path.name == "__init__.py" else parent
+        waiting.append(parent)
+        for name in imported:
+            with suppress(ImportError):  # a relative import that leads out of its package fails when it runs
+                waiting.append(resolve_name(name, package))
+    return found
 
 
 def _file(module: str, source: Path) -> Path | None:
     """The file of a module or package; None if the name is something else's (a function, another library)."""
-    if module.split(".")[0] != PACKAGE:
-        return None
     base = source.joinpath(*module.split("."))
-    candidates = (base.with_suffix(".py"), base / "__init__.py")
+    candidates = (base / "__init__.py", base.with_suffix(".py"))
     return next((path for path in candidates if path.is_file()), None)
 
 
-@cache
-def _read(path: Path | None) -> tuple[str, list[str]]:
-    """Normalised source of a file and the dotted names it imports (modules, or things inside modules)."""
-    assert path is not None
-    tree = ast.parse(path.read_bytes())
+def _read(path: Path) -> Read:
+    tree = ast.parse(path.read_bytes(), filename=str(path))
     imported = list(_imports(tree))
     return _normalised(tree), imported
+
+
+_read_once = cache(_read)
+"""For the files of this package, which do not change while it runs."""
 
 
 def _normalised(tree: ast.Module) -> str:
@@ -95,10 +141,11 @@ def _is_text(statement: ast.stmt) -> bool:
 
 
 def _imports(tree: ast.Module) -> Iterator[str]:
+    """The names that a file imports; relative ones begin with their dots."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.module is not None, "imports are absolute throughout this package"
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            origin = "." * node.level + (node.module or "")
+            yield origin
+            yield from (f"{origin}{'.' if node.module else ''}{alias.name}" for alias in node.names)

@@ -240,7 +240,7 @@ def load_study(path: Path) -> Study:
     drawn = [name for name in file.figures if _drawable(figures[name], trainable)]
     drawn_or_not_listed = {n: f for n, f in figures.items() if n in drawn or n not in file.figures}
     _check_snapshots(file, path, figures)
-    return Study(
+    study = Study(
         path=path,
         name=file.name,
         agents=_agents(shared / "agents.yaml", file, path),
@@ -263,6 +263,8 @@ def load_study(path: Path) -> Study:
         evaluation=file.evaluation,
         deviations=_deviations(file, shared / "figures.yaml", drawn_or_not_listed, games, trainable),
     )
+    variants.check(cell.variant for figure in study.figures.values() for cell in study.figure_cells(figure))
+    return study
 
 
 def shared_agents(shared: Path) -> dict[str, AgentSpec]:
@@ -308,12 +310,50 @@ def _merged(
     return agents
 
 
+class Variants(Mapping[str, NetworkSpec]):
+    """Network variants by name; the module's file of a custom one is looked at when the variant is taken.
+
+    So a shared variant whose module is not on this machine harms no study that does without it. Taking
+    one raises ConfigError if its module or its options are wrong.
+    """
+
+    def __init__(self, specs: Mapping[str, tuple[NetworkSpec, Path, str]]) -> None:
+        """From each variant as it is written, its file, and where it stands there."""
+        self._written = dict(specs)
+        self._taken: dict[str, NetworkSpec] = {}
+
+    def __getitem__(self, name: str) -> NetworkSpec:
+        if name not in self._taken:
+            self._taken[name] = _with_source(*self._written[name])
+        return self._taken[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._written
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._written)
+
+    def __len__(self) -> int:
+        return len(self._written)
+
+    def with_more(self, specs: Mapping[str, tuple[NetworkSpec, Path, str]]) -> Variants:
+        """These variants and more."""
+        return Variants(self._written | dict(specs))
+
+    def check(self, names: Iterable[str]) -> None:
+        """Raises ConfigError if one of these is wrong."""
+        for name in names:
+            self.__getitem__(name)
+
+
 def load_variants(shared: Path) -> dict[str, NetworkSpec]:
-    """The shared network variants, by name. Raises ConfigError."""
-    return {
-        name: _with_source(validate(NetworkSpec, value, shared, name), shared, name)
-        for name, value in read_yaml(shared).items()
-    }
+    """The shared network variants, by name, every one of them ready for use. Raises ConfigError."""
+    return dict(_shared_variants(shared))
+
+
+def _shared_variants(shared: Path) -> Variants:
+    given = read_yaml(shared).items()
+    return Variants({name: (validate(NetworkSpec, one, shared, name), shared, name) for name, one in given})
 
 
 def _with_source(spec: NetworkSpec, file: Path, where: str) -> NetworkSpec:
@@ -334,15 +374,18 @@ def _with_source(spec: NetworkSpec, file: Path, where: str) -> NetworkSpec:
     return spec.model_copy(update={"options": options, "source": found.digest})
 
 
-def _variants(shared: Path, file: StudyFile, path: Path) -> dict[str, NetworkSpec]:
-    variants = load_variants(shared)
+def _variants(shared: Path, file: StudyFile, path: Path) -> Variants:
+    """The shared variants and the study's own, all of which must be right."""
+    variants = _shared_variants(shared)
     for name in file.variants:
         if not NAME.fullmatch(name):
             raise ConfigError(path, f"variants.{name}", "lower-case letters, digits, '-' and '_' only")
         if name in variants:
             raise ConfigError(path, f"variants.{name}", f"already defined in {shared}; choose another name")
-    own = {name: _with_source(spec, path, f"variants.{name}") for name, spec in file.variants.items()}
-    return variants | own
+    own = {name: (spec, path, f"variants.{name}") for name, spec in file.variants.items()}
+    variants = variants.with_more(own)
+    variants.check(own)
+    return variants
 
 
 def _figures(
@@ -408,10 +451,8 @@ class _Resolver:
     def resolve(self, name: str, spec: FigureSpec, override: FigureOverride) -> FigureSpec:
         """The figure `name` as the study shows it. Raises ConfigError."""
         update: dict[str, Any] = {"panels": spec.panels}
+        _check_panels(spec, override, self.path, f"figures.{name}")
         if override.encoder:
-            if own := [panel.title for panel in spec.panels if panel.encoder]:
-                problem = f"the panels {', '.join(own)} have encoders of their own"
-                raise ConfigError(self.path, f"figures.{name}.encoder", problem)
             update["encoder"] = override.encoder
         if override.score:
             update["score"] = override.score
@@ -438,6 +479,9 @@ class _Resolver:
             one
             for place, panel in enumerate(update["panels"])
             for one in self._panels(name, place, panel, spec, encoder, override, whole if divided else None)
+        )
+        update["panels"] = tuple(
+            _titled(panel, update.get("games", spec.games)) for panel in update["panels"]
         )
         return spec.model_copy(update=update)
 
@@ -469,12 +513,9 @@ class _Resolver:
         """A panel; where its games are several sets (`whole`: the figure's), one for each of them."""
         where = f".panels[{place}]"
         update: dict[str, Any] = {}
-        if _plays_atari(panel.agent):
-            if panel.games and not override.games:
-                whole = self._choice(name, None, panel.games, where)
-                update["games"] = whole.games
-            elif override.games:
-                update["games"] = None
+        if panel.games and _plays_atari(panel.agent):
+            whole = self._choice(name, None, panel.games, where)
+            update["games"] = whole.games
         if panel.series or panel.encoder:
             at = f"{name}{where if panel.series else ''}.series"
             own, agents = panel.encoder or encoder, (panel.agent,)
@@ -515,6 +556,21 @@ class _Resolver:
 def _plays_atari(agent: str) -> bool:
     """Whether an agent's games and networks are those of games.tsv and networks.yaml."""
     return AGENT_FAMILIES[base_agent(agent)] != "continuous control"
+
+
+def _titled(panel: Panel, figure_games: tuple[str, ...]) -> Panel:
+    """A resolved panel with the number of its games in its title, where it asks for that."""
+    number = str(len(panel.games or figure_games))
+    return panel.model_copy(update={"title": panel.title.replace("{games}", number)})
+
+
+def _check_panels(spec: FigureSpec, override: FigureOverride, path: Path, where: str) -> None:
+    """A study does not change what panels have of their own: they are told apart by it."""
+    for key, instead in (("encoder", ""), ("games", "; say under the study's `games` what their sets are")):
+        own = [repr(panel.title) for panel in spec.panels if getattr(panel, key)]
+        if getattr(override, key) and own:
+            problem = f"the panels {', '.join(own)} have {key.rstrip('s')}s of their own{instead}"
+            raise ConfigError(path, f"{where}.{key}", problem)
 
 
 def _check_added(spec: FigureSpec, override: FigureOverride, path: Path, where: str) -> None:

@@ -6,7 +6,7 @@ seeds of one (agent, variant, game) to one milestone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -77,7 +77,8 @@ class Study:
     path: Path
     name: str
     agents: dict[str, AgentSpec]
-    variants: dict[str, NetworkSpec]
+    variants: Mapping[str, NetworkSpec]
+    """Those of the figures and the study's own are right; taking another may raise ConfigError."""
     games: dict[str, Game]
     listed: tuple[str, ...]
     """Every figure that the study lists, in its order: those of `figures` and of `planned`."""
@@ -204,7 +205,10 @@ class Study:
         return self.milestone(next((f.milestone for f in figures if f.analysed), "short"))
 
     def train_spec(self, cell: Cell) -> TrainSpec:
-        """Everything a cell's training depends on. Raises UserError on an unknown agent, variant or game."""
+        """Everything a cell's training depends on.
+
+        Raises UserError on an unknown agent, variant or game, or a variant that is wrong.
+        """
         for value, known, what in (
             (cell.agent, self.agents, "agent"),
             (cell.variant, self.variants, "variant"),

@@ -104,7 +104,10 @@ class XAxis(Frozen):
 
 
 class Panel(Frozen):
-    """One panel: its title as printed, the agent it shows, and what it has instead of the figure's."""
+    """One panel: its title as printed, the agent it shows, and what it has instead of the figure's.
+
+    In `figures.yaml`, `{games}` in a title is the number of the panel's games.
+    """
 
     title: str
     agent: AgentName
@@ -243,6 +246,10 @@ class FigureSpec(Frozen):
             case "routing":
                 if self.x is not None or self.metrics or len(self.panels) != 1:
                     raise ValueError("a routing figure has one panel, and neither `x` nor `metrics`")
+                own = ("games", "series", "encoder")
+                if given := [name for name in own if getattr(self.panels[0], name) is not None]:
+                    listed = ", ".join(f"`{name}`" for name in given)
+                    raise ValueError(f"a routing figure's panel has no {listed}: the figure has them")
             case "schematic":
                 if self.panels or self.series or self.games or self.metrics or self.x:
                     raise ValueError("a schematic has no `panels`, `series`, `games`, `metrics` and `x`")

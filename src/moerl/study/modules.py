@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import ConfigDict, create_model
 
-from moerl.study.closure import source_digest
+from moerl.study.closure import module_digest
 from moerl.study.errors import one_of
 from moerl.study.specs import Frozen
 
@@ -38,7 +38,7 @@ class ModuleSource:
     """What the file of a class says about it."""
 
     digest: str
-    """Of the file: comments, docstrings, formatting and what it imports do not count."""
+    """Of the file and what it imports from the same place, without comments, docstrings and formatting."""
     options: type[Plain]
     """Model of the options it takes."""
 
@@ -46,16 +46,19 @@ class ModuleSource:
 def module_source(path: str) -> ModuleSource:
     """Look at the class at `path`, "package.module:ClassName".
 
-    Raises ValueError, one line, if it is not found or lacks a field that every mixture declares.
+    Raises ValueError, one line, if it is not found, its source is not valid Python, or it lacks a field that
+    every mixture declares.
     """
     module, _, name = path.partition(":")
     file = _find(module)
     if file is None:
         raise ValueError(f"no Python file of a module {module!r}; put its folder on PYTHONPATH or install it")
     try:
-        tree = ast.parse(file.read_bytes())
+        tree = ast.parse(file.read_bytes(), filename=str(file))
+        digest = module_digest(module, file)
     except SyntaxError as error:
-        raise ValueError(f"{file} is not valid Python (line {error.lineno}: {error.msg})") from error
+        problem = f"line {error.lineno}: {error.msg}"
+        raise ValueError(f"{error.filename} is not valid Python ({problem})") from error
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     if name not in classes:
         raise ValueError(f"{file}: {one_of(name, classes, 'class')}")
@@ -72,7 +75,7 @@ def module_source(path: str) -> ModuleSource:
         if field not in SIZES and (kind := _kind(statement)) is not None:
             # What a variant leaves out is left to the class: the default here is never used.
             options[field] = (kind, ... if statement.value is None else None)
-    return ModuleSource(source_digest(file), create_model(f"{name}Options", __base__=Plain, **options))
+    return ModuleSource(digest, create_model(f"{name}Options", __base__=Plain, **options))
 
 
 def module_files(path: str) -> dict[str, Path]:
