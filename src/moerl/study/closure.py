@@ -60,8 +60,28 @@ def module_digest(module: str, file: Path) -> str:
 
     Raises SyntaxError, with the name of the file, if one of them is not valid Python.
     """
-    top, *inner = module.split(".")
-    folder = file.parents[len(inner) + (file.name == "__init__.py")]
+    sources = _closure(module, _beside(module, file), _read)
+    digest = hashlib.sha256(sources.pop(module).encode())
+    for name, text in sorted(sources.items()):
+        digest.update(f"\n{name}\n{text}".encode())
+    return digest.hexdigest()[:16]
+
+
+def module_files(module: str, file: Path) -> dict[str, Path]:
+    """The files that `module_digest` is over: name below their folder on the Python path → file."""
+    folder, file_of = _folder(module, file), _beside(module, file)
+    found = (file_of(name) for name in _closure(module, file_of, _read))
+    return {path.relative_to(folder).as_posix(): path for path in found if path is not None}
+
+
+def _folder(module: str, file: Path) -> Path:
+    """The folder on the Python path that a module comes from."""
+    return file.parents[module.count(".") + (file.name == "__init__.py")]
+
+
+def _beside(module: str, file: Path) -> FileOf:
+    """The files that count with a user's module: itself, and what comes from its place."""
+    top, folder = module.partition(".")[0], _folder(module, file)
 
     def file_of(name: str) -> Path | None:
         if name == module:
@@ -70,11 +90,7 @@ def module_digest(module: str, file: Path) -> str:
         strange = first == PACKAGE or (first != top and folder.name in INSTALLED)
         return None if strange else _file(name, folder)
 
-    sources = _closure(module, file_of, _read)
-    digest = hashlib.sha256(sources.pop(module).encode())
-    for name, text in sorted(sources.items()):
-        digest.update(f"\n{name}\n{text}".encode())
-    return digest.hexdigest()[:16]
+    return file_of
 
 
 def _own_closure(root: str, source: Path) -> dict[str, str]:

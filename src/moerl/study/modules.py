@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import ConfigDict, create_model
 
-from moerl.study.closure import module_digest
+from moerl.study import closure
 from moerl.study.errors import one_of
 from moerl.study.specs import Frozen
 
@@ -50,12 +50,10 @@ def module_source(path: str) -> ModuleSource:
     every mixture declares.
     """
     module, _, name = path.partition(":")
-    file = _find(module)
-    if file is None:
-        raise ValueError(f"no Python file of a module {module!r}; put its folder on PYTHONPATH or install it")
+    file = _found(module)
     try:
         tree = ast.parse(file.read_bytes(), filename=str(file))
-        digest = module_digest(module, file)
+        digest = closure.module_digest(module, file)
     except SyntaxError as error:
         problem = f"line {error.lineno}: {error.msg}"
         raise ValueError(f"{error.filename} is not valid Python ({problem})") from error
@@ -79,17 +77,19 @@ def module_source(path: str) -> ModuleSource:
 
 
 def module_files(path: str) -> dict[str, Path]:
-    """The source that the digest of the class at `path` is over: name below the Python path → file.
+    """The files that the digest of the class at `path` is over: name below the Python path → file.
 
     Raises ValueError if it is not found.
     """
     module = path.partition(":")[0]
+    return closure.module_files(module, _found(module))
+
+
+def _found(module: str) -> Path:
     file = _find(module)
     if file is None:
-        raise ValueError(f"no Python file of a module {module!r}")
-    parts = module.split(".")
-    folder = parts if file.stem == "__init__" else parts[:-1]
-    return {"/".join([*folder, file.name]): file}
+        raise ValueError(f"no Python file of a module {module!r}; put its folder on PYTHONPATH or install it")
+    return file
 
 
 def _find(module: str) -> Path | None:
