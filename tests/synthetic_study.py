@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
+from moerl.analysis.stage import parquet
 from moerl.analysis.tokens import no_tokens, routed_tokens
 from moerl.networks.routing import slot_averages, soft_routing, top1_routing
 from moerl.study.config import load_study
 from moerl.study.expansion import Run, Study
+from moerl.study.origin import Origin
 from moerl.study.paths import analysis_file, divergence_file, run_dir, tokens_file
 from moerl.study.specs import Module
 from moerl.study.standing import Divergence
@@ -110,7 +112,7 @@ def write_analysis(study: Study, run: Run, results: Path) -> None:
         parts.append(returns[["iteration", "frame"]].assign(metric=metric, value=values))
     path = analysis_file(results, run)
     path.parent.mkdir(parents=True, exist_ok=True)
-    pd.concat(parts, ignore_index=True).to_parquet(path, index=False)
+    path.write_bytes(parquet(pd.concat(parts, ignore_index=True), Origin.of(study, run)))
 
 
 def write_tokens(study: Study, run: Run, results: Path) -> None:
@@ -138,7 +140,7 @@ def write_tokens(study: Study, run: Run, results: Path) -> None:
         parts.append(routed_tokens(network, routing, frames).assign(iteration=iteration, frame=frame))
     path = tokens_file(results, run)
     path.parent.mkdir(parents=True, exist_ok=True)
-    pd.concat(parts, ignore_index=True).to_parquet(path, index=False)
+    path.write_bytes(parquet(pd.concat(parts, ignore_index=True), Origin.of(study, run)))
 
 
 def load(folder: Path, **settings: str) -> Study:

@@ -96,9 +96,9 @@ class Project:
         )
         return done.stdout + done.stderr
 
-    def planned(self, *targets: str) -> set[str]:
+    def planned(self, *targets: str, study: str = STUDY) -> set[str]:
         """The jobs a dry run plans, each as its message; the targets themselves are left out."""
-        said = self.snakemake(*targets, "--dry-run")
+        said = self.snakemake(*targets, "--dry-run", study=study)
         jobs = set(re.findall(r"^Job \d+: (.*)$", said, re.MULTILINE))
         assert jobs or "Nothing to be done" in said, said
         return {job for job in jobs if not re.match(r"Study |fig\d+: |table\d: ", job)}

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from moerl.agents.value import Batch, Learner, ValueAgent
@@ -16,6 +17,7 @@ from moerl.analysis import dormant, features, ntk, snapshot, stage
 from moerl.analysis.snapshot import Snapshot
 from moerl.networks.q_network import NetworkOutput
 from moerl.study.errors import UserError
+from moerl.study.origin import Origin
 from moerl.study.specs import (
     AgentSpec,
     Encoder,
@@ -215,9 +217,13 @@ def test_stage_writes_a_tidy_table_and_the_same_bytes_again(tmp_path: Path) -> N
         write_snapshot(tmp_path, spec, iteration)
     outs = [(tmp_path / folder / "seed0.parquet", tmp_path / folder / "tokens.parquet") for folder in "ab"]
     for out in outs:
-        stage.run(spec, tmp_path, *out)
+        stage.run(spec, "800", tmp_path, *out)
     for one, other in zip(*outs, strict=True):
         assert one.read_bytes() == other.read_bytes()
+        metadata = pq.read_schema(one).metadata
+        Origin(spec.digest(), "800").check("", metadata)
+        with pytest.raises(UserError, match="its milestone is 800, the study's 900"):
+            Origin(spec.digest(), "900").check("", metadata)
 
     table = pd.read_parquet(outs[0][0])
     assert [str(t) for t in table.dtypes] == ["int64", "int64", "object", "float64"]
@@ -240,18 +246,22 @@ def test_stage_writes_a_tidy_table_and_the_same_bytes_again(tmp_path: Path) -> N
 
 def test_a_run_without_snapshots_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no snapshots"):
-        stage.run(make_spec(Module.BASELINE), tmp_path, tmp_path / "out.parquet", tmp_path / "tokens.parquet")
+        stage.run(
+            make_spec(Module.BASELINE), "800", tmp_path, tmp_path / "out.parquet", tmp_path / "tokens.parquet"
+        )
 
 
 def test_a_snapshot_of_another_spec_is_refused(tmp_path: Path) -> None:
     write_snapshot(tmp_path, make_spec(Module.TOP1), 0)
     with pytest.raises(StateError, match="another spec"):
-        stage.run(make_spec(Module.SOFTMOE), tmp_path, tmp_path / "out.parquet", tmp_path / "tokens.parquet")
+        stage.run(
+            make_spec(Module.SOFTMOE), "800", tmp_path, tmp_path / "out.parquet", tmp_path / "tokens.parquet"
+        )
 
 
 def test_a_diverged_snapshot_is_refused_and_nothing_written(tmp_path: Path) -> None:
     spec = make_spec(Module.BASELINE)
     file = write_snapshot(tmp_path, spec, 0, poison=True)
     with pytest.raises(StateError, match=f"{file.name}.*not finite"):
-        stage.run(spec, tmp_path, tmp_path / "out.parquet", tmp_path / "tokens.parquet")
+        stage.run(spec, "800", tmp_path, tmp_path / "out.parquet", tmp_path / "tokens.parquet")
     assert not list(tmp_path.glob("*.parquet"))

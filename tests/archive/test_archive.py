@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 import stat
@@ -14,14 +15,18 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from synthetic_study import load, write_runs
+from synthetic_study import load, write_returns, write_runs
+from tiny_project import CHECKOUT
 
+from moerl.analysis.stage import parquet
 from moerl.archive.export import export
 from moerl.archive.restore import restore
 from moerl.cli.hyperparameters import write_table
 from moerl.statistics import scores_stage, table_stage
+from moerl.study.config import load_study
 from moerl.study.errors import UserError
 from moerl.study.expansion import Run, Study
+from moerl.study.origin import Origin
 from moerl.study.paths import run_dir
 from moerl.study.standing import Standing
 from moerl.study.tables import made_tables
@@ -30,6 +35,7 @@ PONG = "{encoder: cnn, agent: dqn, games: [Pong]}"
 SETTINGS = {"figures": f"{{fig10: {PONG}, routing: {PONG}}}", "seeds": "0, 1", "short": "2M"}
 RETURNS = "runs/dqn/cnn-baseline/Pong/seed0/2M/returns.parquet"
 RUN_MANIFEST = RETURNS.replace("returns.parquet", "manifest.json")
+ANALYSIS = "analysis/dqn/cnn-baseline/Pong/seed0.parquet"
 Files = dict[str, bytes]
 
 
@@ -161,6 +167,19 @@ def flip(files: Files) -> None:
     files[RETURNS] = files[RETURNS][:-9] + b"x" + files[RETURNS][-8:]
 
 
+def other_analysis(files: Files) -> None:
+    table = pd.read_parquet(io.BytesIO(files[ANALYSIS]))
+    put(files, ANALYSIS, parquet(table, Origin("0" * 16, "2M")))
+
+
+def without_its_run(files: Files) -> None:
+    folder = RETURNS.rpartition("/")[0]
+    for name in [name for name in files if name.startswith(f"{folder}/")]:
+        del files[name]
+        change_manifest(files, lambda manifest, name=name: manifest["files"].pop(name))  # type: ignore[misc]
+    change_manifest(files, lambda manifest: manifest["runs"].pop(folder))
+
+
 def torn(files: Files) -> None:
     put(files, "scores/fig10.parquet", files["scores/fig10.parquet"][:200])
 
@@ -188,6 +207,14 @@ BAD: dict[str, tuple[Callable[[Files], object], str]] = {
     "another spec": (
         other_spec,
         "dqn cnn-baseline Pong seed 0 was trained under another spec than .* 0.9 → 0.99",
+    ),
+    "an analysis of other training": (
+        other_analysis,
+        f"{ANALYSIS}: is of other training .its spec is 0000000000000000, the study's",
+    ),
+    "an analysis without its run": (
+        without_its_run,
+        f"{ANALYSIS}: is of runs/dqn/cnn-baseline/Pong/seed0/2M, which the archive does not have",
     ),
     "an undocumented column": (
         another_column,
@@ -275,6 +302,81 @@ def test_nothing_is_overwritten(exported: tuple[Study, Path, Path], tmp_path: Pa
         restore(study, tmp_path, archive)
     assert str(caught.value).startswith(str(mine))
     assert tree(tmp_path) == {RETURNS: b"mine"}
+
+
+def test_what_was_trained_anew_is_not_exported_with_its_old_analysis(
+    exported: tuple[Study, Path, Path], tmp_path: Path
+) -> None:
+    before, results, _ = exported
+    study = replace(before, agents={"dqn": before.agents["dqn"].model_copy(update={"gamma": 0.9})})
+    shutil.copytree(results, tmp_path / "results")
+    for run in study.runs():
+        write_returns(study, run, tmp_path / "results")
+        publish(study, run, tmp_path / "results")
+    with pytest.raises(UserError, match=r"is of other training .its spec is .* analyse this run again"):
+        export(Standing(study, tmp_path / "results"), tmp_path / "a.zip")
+    assert not (tmp_path / "a.zip").exists()
+
+
+def test_a_figure_on_request_is_archived_with_its_runs_if_it_was_made(tmp_path: Path) -> None:
+    routing = PONG.replace("}", ", on_request: true}")
+    study = load(tmp_path, **SETTINGS | {"figures": f"{{learning: {PONG}, routing: {routing}}}"})
+    results = tmp_path / "results"
+    for run in write_runs(study, "learning", results):
+        publish(study, run, results)
+    for name in made_tables(study):
+        write_table(study, name, results)
+    scores_stage.run(study, "learning", results)
+    table_stage.run(study, "learning", results)
+    usual = export(Standing(study, results), tmp_path / "usual.zip")
+    assert len(usual.runs) == len(study.runs()) == 2
+    assert "routing" not in str(sorted(usual.files))
+
+    for run in write_runs(study, "routing", results):
+        publish(study, run, results)
+    make(study, results)
+    manifest = export(Standing(study, results), tmp_path / "all.zip")
+    wanted = {run_dir(Path(), run).as_posix() for run in study.figure_runs(study.figures["routing"])}
+    assert manifest.runs.keys() - usual.runs.keys() == wanted
+    for archive in ("usual", "all"):
+        restore(study, tmp_path / archive, tmp_path / f"{archive}.zip")
+    make(study, tmp_path / "all")
+    assert (tmp_path / "all/tables/routing.csv").read_bytes() == (results / "tables/routing.csv").read_bytes()
+
+    shutil.rmtree(run_dir(results, study.figure_runs(study.figures["routing"])[0]))
+    with pytest.raises(UserError, match="1 of 4 runs are not finished: dqn cnn-softmoe8 Pong seed 0"):
+        export(Standing(study, results), tmp_path / "b.zip")
+
+
+def test_the_source_of_a_module_of_ones_own_is_archived_as_text_and_found_where_it_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = CHECKOUT / "docs" / "examples" / "topk.py"
+    there = tmp_path / "mine" / "pack" / "topk.py"
+    there.parent.mkdir(parents=True)
+    there.write_text(f"{source.read_text()}\nraise RuntimeError('this was run')\n")
+    variant = "{encoder: cnn, module: 'pack.topk:TopKMoE', num_experts: 8, tokens: perconv, options: {k: 2}}"
+    series = "add_series: [{name: Top2, variants: [cnn-top2]}]"
+    settings = {
+        "figures": f"{{learning: {PONG.replace('}', f', {series}}}')}}}",
+        "extra": f"variants: {{cnn-top2: {variant}}}",
+    }
+    with monkeypatch.context() as patched:
+        patched.syspath_prepend(tmp_path / "mine")
+        study, results = load(tmp_path, **SETTINGS | settings), tmp_path / "results"
+        for run in write_runs(study, "learning", results):
+            publish(study, run, results)
+        make(study, results)
+        export(Standing(study, results), tmp_path / "results.zip")
+    assert "export PYTHONPATH=FOLDER/modules" in contents(tmp_path / "results.zip")["README.md"].decode()
+    there.unlink()
+    with zipfile.ZipFile(tmp_path / "results.zip") as opened:
+        opened.extractall(tmp_path / "unpacked")
+    monkeypatch.syspath_prepend(tmp_path / "unpacked" / "modules")
+    theirs = load_study(tmp_path / "unpacked/config/studies/synthetic.yaml")
+    manifest, _ = restore(theirs, tmp_path / "restored", tmp_path / "results.zip")
+    assert len(manifest.runs) == 4
+    assert {path.name for path in (tmp_path / "restored").iterdir()} == {"runs", "imported"}
 
 
 def test_only_sound_and_complete_results_are_exported(

@@ -102,8 +102,10 @@ def test_what_another_spec_trained_is_taken_away(standing: Standing, tmp_path: P
     tensorboard.mirror(standing, RUN, tmp_path / "events")
     agents = {"dqn": standing.study.agents["dqn"].model_copy(update={"gamma": 0.9})}
     changed = replace(standing, study=replace(standing.study, agents=agents))
+    others = "events.out.tfevents.1763735400.node7.42.0"  # as TensorBoard's own writers name theirs
+    (tmp_path / "events/dqn/cnn-baseline/Pong/seed0" / others).write_bytes(b"not ours")
     assert not tensorboard.mirror(changed, RUN, tmp_path / "events")
-    assert event_files(tmp_path / "events") == []
+    assert [path.name for path in event_files(tmp_path / "events")] == [others]
 
 
 def test_a_torn_checkpoint_is_passed_over(standing: Standing, tmp_path: Path) -> None:
@@ -127,8 +129,8 @@ def test_watching_ends_when_every_run_is_finished(standing: Standing, tmp_path: 
         tmp_path / "events",
     ]
     done = CliRunner().invoke(cli, ["tensorboard", *map(str, arguments), "--watch"], catch_exceptions=False)
-    assert done.output == f"{tmp_path / 'events'}: 2 runs are new or went on, 2 of 2 are finished\n"
-    assert len(event_files(tmp_path / "events")) == 2
+    assert done.output == f"{tmp_path / 'events/synthetic'}: 2 runs are new or went on, 2 of 2 are finished\n"
+    assert len(event_files(tmp_path / "events/synthetic")) == 2
 
 
 def test_without_the_library_one_line_says_how_to_get_it(

@@ -1,19 +1,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from rliable import metrics
-from synthetic_study import write_divergence, write_runs
+from synthetic_study import write_divergence, write_returns, write_runs
 
+from moerl.analysis.stage import parquet
 from moerl.statistics import scores_stage, table_stage
 from moerl.statistics.tables import analysis_table, bar_table, readouts
 from moerl.study.errors import UserError
 from moerl.study.expansion import Run, Study
-from moerl.study.paths import analysis_file, run_dir, scores_file, table_files
+from moerl.study.origin import Origin
+from moerl.study.paths import analysis_file, run_dir, scores_file, table_files, tokens_file
 
 
 def table(study: Study, figure: str, results: Path, allow_partial: bool = False) -> pd.DataFrame:
@@ -222,9 +225,31 @@ def test_an_unknown_metric_is_refused(study: Study, results: Path) -> None:
     run = study.figure_runs(study.figure("fig10"))[0]
     path = analysis_file(results, run)
     values = pd.read_parquet(path)
-    values[values["metric"] != "entk_srank_0.01"].to_parquet(path, index=False)
+    values = values[values["metric"] != "entk_srank_0.01"]
+    path.write_bytes(parquet(values, Origin.of(study, run)))
     with pytest.raises(UserError, match=r"no metric 'entk_srank_0\.01'"):
         table(study, "fig10", results)
+
+
+@pytest.mark.parametrize(("figure", "file"), [("fig10", analysis_file), ("routing", tokens_file)])
+def test_the_analysis_of_other_training_is_refused(
+    make_study: Callable[..., Study], tmp_path: Path, figure: str, file: Callable[[Path, Run], Path]
+) -> None:
+    """Analysed, trained anew with another gamma, and not analysed again."""
+    before = make_study(figures=f"{{{figure}: {{encoder: cnn, agent: dqn, games: [Pong]}}}}")
+    write_runs(before, figure, tmp_path)
+    agents = {"dqn": before.agents["dqn"].model_copy(update={"gamma": 0.9})}
+    study = replace(before, agents=agents)
+    for run in study.figure_runs(study.figure(figure)):
+        write_returns(study, run, tmp_path)
+    expected = r": is of other training \(its spec is \w{16}, the study's \w{16}\); analyse this"
+    with pytest.raises(UserError, match=expected) as caught:
+        table(study, figure, tmp_path, allow_partial=True)
+    run = study.figure_runs(study.figure(figure))[0]
+    assert str(caught.value).startswith(f"{file(tmp_path, run)}: ")
+    pd.read_parquet(file(tmp_path, run)).to_parquet(file(tmp_path, run))
+    with pytest.raises(UserError, match="does not say which training it is of"):
+        table(study, figure, tmp_path)
 
 
 def test_without_scores_the_error_names_the_file(study: Study, tmp_path: Path) -> None:

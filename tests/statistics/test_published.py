@@ -19,8 +19,16 @@ from moerl.statistics.tables import CURVE_COLUMNS, curve_row
 from moerl.study.config import load_study
 from moerl.study.errors import FailureError, UserError
 from moerl.study.expansion import Study
+from moerl.study.figures import Series, View
 from moerl.study.games import game_sets
-from moerl.study.reference import SERIES, checksums_file, curves_file, figures_with_reference, returns_file
+from moerl.study.reference import (
+    SERIES,
+    checksums_file,
+    curves_file,
+    figures_with_reference,
+    returns_file,
+    views_with_reference,
+)
 from moerl.study.specs import Encoder
 
 ROOT = Path(__file__).parents[2]
@@ -113,7 +121,9 @@ def test_published_curves_are_aggregated_as_ours(study: Study, folder: Path, tmp
     assert list(table["panel"].unique()) == ["DQN", "Rainbow"]
     assert table["frame"].tolist() == [1_000_000, 2_000_000, 3_000_000] * 2  # not beyond the study's end
     first = table.iloc[0]
-    assert (first["n_games"], first["n_seeds"], first["games_left_out"]) == (2, "2", "AirRaid")
+    assert (first["n_games"], first["n_seeds"], first["games_left_out"]) == (2, "1-2", "AirRaid")
+    assert table["ci_low"].isna().tolist() == table["ci_high"].isna().tolist() == [True] + 5 * [False]
+    assert set(table["n_seeds"][1:]) == {"2"}  # a copy stands in for the one value that is missing
     pong, breakout = study.games["Pong"], study.games["Breakout"]
     scores = [
         (value(game.name, "DQN", 1, seed) - game.random) / (game.human - game.random)  # type: ignore[operator]
@@ -125,6 +135,20 @@ def test_published_curves_are_aggregated_as_ours(study: Study, folder: Path, tmp
     assert returns.to_dict() == {1_000_000: 5.0, 2_000_000: 14.5}  # Pong's; the missing value is not a zero
     with pytest.raises(UserError, match="fig01 has no place for published runs"):
         run(study, "fig01", results)
+
+
+def test_published_runs_have_the_encoder_of_the_networks_they_stand_beside(tmp_path: Path) -> None:
+    study = load(tmp_path, **SETTINGS)
+    figure = study.figures["learning"]
+
+    def shown(*variants: str) -> list[View]:
+        series = tuple(Series(name=variant, variants=(variant,)) for variant in variants)
+        return views_with_reference(study, figure.model_copy(update={"series": series}))
+
+    assert figure.encoder is Encoder.CNN
+    assert [view.encoder for view in shown("cnn-baseline", "cnn-softmoe8")] == [Encoder.CNN]
+    assert [view.encoder for view in shown("impala-baseline")] == [Encoder.IMPALA]
+    assert shown("cnn-baseline", "impala-baseline") == []
 
 
 def test_files_are_trusted_once_and_verified_from_then_on(study: Study, folder: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -22,24 +23,36 @@ def made(project: Project) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in found}
 
 
+def said(archive: str, folder: Path) -> list[list[str]]:
+    """The commands that the README of an archive gives, to unpack it to a folder, restore and draw it."""
+    with zipfile.ZipFile(archive) as opened:
+        readme = opened.read("README.md").decode()
+    lines = re.findall(r"^    (.*)$", readme, re.MULTILINE)
+    return [line.replace("ARCHIVE.zip", archive).replace("FOLDER", str(folder)).split() for line in lines]
+
+
 def test_an_imported_study_is_drawn_without_training(finished: Project, tmp_path: Path) -> None:
     archive = str(tmp_path / "results.zip")
     done = finished.run("moerl", "export", archive, "--study", STUDY)
     assert done.returncode == 0, done.stderr
-    theirs = Project.create(tmp_path / "theirs", finished.read(STUDY))
-    for name in ("agents", "figures"):
-        theirs.write(f"config/{name}.yaml", finished.read(f"config/{name}.yaml"))
-    done = theirs.run("moerl", "import", archive, "--study", STUDY)
+    theirs = Project.create(tmp_path / "theirs", {})
+    (theirs.root / STUDY).unlink()  # a checkout that has never heard of this study
+    unpack, restore, draw = said(archive, tmp_path / "unpacked")
+    done = theirs.run(*unpack)
+    assert done.returncode == 0, done.stderr
+    done = theirs.run(*restore)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"results/tiny: 8 runs of {archive}, ")
-    assert theirs.planned() == from_scores("fig01", "fig10") | {TABLE2, ENCODERS}
-    theirs.snakemake("--cores", "1")
+    study = draw[-1]
+    assert theirs.planned(study=study) == from_scores("fig01", "fig10") | {TABLE2, ENCODERS}
+    done = theirs.run(*draw)
+    assert done.returncode == 0, done.stderr + theirs.logs()
     assert made(theirs) == made(finished)
-    assert theirs.planned() == set()
+    assert theirs.planned(study=study) == set()
 
-    study = theirs.read(STUDY)
-    study["agents"]["dqn"]["gamma"] = 0.9
-    theirs.write(STUDY, study)
-    done = theirs.run("snakemake", "fig01", "--dry-run", "--configfile", STUDY)
+    changed = theirs.read(study)
+    changed["agents"]["dqn"]["gamma"] = 0.9
+    theirs.write(study, changed)
+    done = theirs.run("snakemake", "fig01", "--dry-run", "--configfile", study)
     assert done.returncode == 2
     assert re.search(r"seed0/320: came from an archive, .* hyper.gamma 0.99 → 0.9; undo the change", done.stderr)

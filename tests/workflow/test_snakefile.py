@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from typing import Any
 import pytest
 import yaml
 from tiny_project import CHECKOUT, Project
+
+from moerl.study.config import load_study
+from moerl.study.paths import NOT_ARCHIVED, files_of_run, run_dir
 
 DEMO = yaml.safe_load((CHECKOUT / "config/studies/demo.yaml").read_text())
 
@@ -49,6 +53,37 @@ def test_the_slurm_profile_plans_the_paper_study_in_a_clean_clone(clone: Project
     assert planned["train_0_1_2_3_4"] == 2 * 12 * 20 * 2
     assert planned["figure"] == 1
     assert "analyse" not in planned
+
+
+def test_imported_runs_are_not_deleted_to_train_one_beside_them(clone: Project) -> None:
+    """One job makes all seeds of a pack, and Snakemake deletes what a job makes before it."""
+    study = DEMO | {"name": "beside", "seeds": [0, 1], "seeds_per_job": 2, "figures": {"fig10": {}}}
+    file = "config/studies/beside.yaml"
+    clone.write(file, study)
+    results = clone.root / "results" / "beside"
+    (results / "imported").mkdir(parents=True)
+    loaded = load_study(clone.root / file)
+    here, missing = loaded.runs()[:2]
+    folder = run_dir(results, here)
+    folder.mkdir(parents=True)
+    for name in files_of_run(loaded):
+        if name not in NOT_ARCHIVED:
+            (folder / name).touch()
+    spec = loaded.train_spec(here.cell)
+    manifest = {"archived": True, "spec": json.loads(spec.canonical_json()), "spec_digest": spec.digest()}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    done = clone.run("snakemake", "fig10", "--dry-run", "--configfile", file)
+    said = [line for line in done.stderr.splitlines() if line.startswith("moerl: ")]
+    assert done.returncode == 2, done.stderr
+    assert len(said) == 1
+    place = run_dir(results, missing).relative_to(clone.root)
+    assert said[0].startswith(f"moerl: {place}: is missing, and would be trained in one job with the seeds 0, ")
+    assert "allow_partial=1" in said[0]
+    assert f"`seeds_per_job` in {file}" in said[0]
+    clone.write(file, study | {"seeds_per_job": 1})
+    planned = dry_run(clone, "fig10", "--configfile", file)
+    assert planned["train_1"] == planned["train_0"] + 1
+    shutil.rmtree(clone.root / "results")
 
 
 def test_a_study_given_replaces_the_profiles(clone: Project) -> None:
@@ -193,7 +228,7 @@ def test_published_runs_are_fetched_aggregated_and_shown_where_asked_for(
     study = {
         "name": "long",
         "agents": {"dqn": {}},
-        "figures": {"fig07": {}, "fig01": {}},
+        "figures": {"fig07": {}, "fig01": {}, "learning": {"games": ["Pong"], "encoder": "impala"}},
         "games": {"games20": ["Pong"]},
         "seeds": [0],
         "seeds_per_job": 1,
@@ -209,7 +244,8 @@ def test_published_runs_are_fetched_aggregated_and_shown_where_asked_for(
     published = [
         {"Agent": "DQN", "Iteration": iteration, "Value": 10.0 * iteration - 20.0} for iteration in (0, 1, 2)
     ]
-    (tmp_path / "pong_CNN.json").write_text(json.dumps(published))
+    for encoder in ("CNN", "Impala"):
+        (tmp_path / f"pong_{encoder}.json").write_text(json.dumps(published))
     done = clone.run("snakemake", "reference", "--cores", "1", *command, "--config", f"reference={tmp_path}")
     assert done.returncode == 0, done.stderr + clone.logs()
     with (clone.root / "results/long/reference/fig07.csv").open(newline="") as file:
@@ -219,6 +255,15 @@ def test_published_runs_are_fetched_aggregated_and_shown_where_asked_for(
         ("DQN", "1000000", pytest.approx((-20.0 - low) / (high - low))),
         ("DQN", "2000000", pytest.approx((-10.0 - low) / (high - low))),
     ]
+    # The same names and files, but each figure now shows networks of the other encoder.
+    networks = clone.read("config/networks.yaml")
+    swap = {name: name.replace("cnn-", "impala-") for name in networks if name.startswith("cnn-")}
+    swap = {name: other for name, other in swap.items() if other in networks}
+    swap |= {other: name for name, other in swap.items()}
+    other = clone.copy(tmp_path / "project")
+    other.write("config/networks.yaml", networks | {name: networks[swap[name]] for name in swap})
+    planned = dry_run(other, "reference", *command, "--config", f"reference={tmp_path}")
+    assert planned == {"reference_table": 2, "reference": 1, "total": 3}
     done = clone.run("snakemake", "reference", "--dry-run")
     assert done.returncode == 2
     assert "demo.yaml: no figure that published runs can be drawn in" in done.stderr

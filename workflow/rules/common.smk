@@ -5,7 +5,7 @@
 # lie must not count: Snakemake does not track a param that is a `Path`, and WHERE relies on it.
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,6 +36,7 @@ from moerl.study.reference import (
     curves_file,
     figures_with_reference,
     returns_file,
+    views_with_reference,
     wanted_games,
 )
 from moerl.study.specs import canonical_json
@@ -212,6 +213,12 @@ def aggregated(figure):
     )
 
 
+def referenced(figure):
+    """Which published runs stand in which panel: theirs of an agent, an encoder and games."""
+    views = views_with_reference(study, study.figures[figure])
+    return canonical_json([(v.title, v.agent, v.encoder, v.games) for v in views])
+
+
 def drawn(figure):
     """What the drawing adds: the figure's words, and the note on how it differs from the paper's."""
     spec = study.figures[figure]
@@ -287,13 +294,32 @@ def finished_folder(run):
 
 
 def check_imported(runs):
-    """Refuse imported runs of another spec: Snakemake has no record of their training and would keep them."""
+    """Refuse imported runs of another spec: Snakemake has no record of their training and would keep them.
+
+    And runs to be trained beside imported ones.
+    """
     for run in runs:
-        if STANDING.archived(run) and (why := STANDING.outdated(run)):
-            fail(
-                f"{run_dir(RESULTS, run)}: came from an archive, and does not fit {STUDY_FILE} now: {why};"
-                " undo the change, or delete this folder to train the run"
-            )
+        if STANDING.archived(run):
+            if why := STANDING.outdated(run):
+                fail(
+                    f"{run_dir(RESULTS, run)}: came from an archive, and does not fit {STUDY_FILE} now: {why};"
+                    " undo the change, or delete this folder to train the run"
+                )
+        else:
+            check_pack(run)
+
+
+def check_pack(run):
+    """Refuse to train a run in one job with imported ones: Snakemake deletes what a job makes before it."""
+    pack = next(pack for pack in study.packs if run.seed in pack)
+    imported = [s for s in pack if STANDING.archived(replace(run, seed=s))]
+    if imported and not STANDING.published(run):
+        fail(
+            f"{run_dir(RESULTS, run)}: is missing, and would be trained in one job with the seeds"
+            f" {', '.join(map(str, imported))}, which came from an archive and would be deleted and trained"
+            " again: `--config allow_partial=1` makes figures without the missing runs; a `seeds_per_job` in"
+            f" {STUDY_FILE} that puts no imported seed beside a missing one trains these alone"
+        )
 
 
 def numbers_of(figure):

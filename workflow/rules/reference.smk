@@ -43,6 +43,7 @@ rule reference_table:
         code=closure_digest("moerl.statistics.reference_stage"),
         shown=lambda wc: shown(wc.figure),
         aggregated=lambda wc: aggregated(wc.figure),
+        referenced=lambda wc: referenced(wc.figure),
     message:
         "Aggregating published runs for {wildcards.figure}"
     shell:

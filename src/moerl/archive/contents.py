@@ -13,11 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import Field
 
 from moerl.archive.dictionary import Kind
 from moerl.study.config import config_dir
 from moerl.study.expansion import Run, Study
+from moerl.study.modules import module_files
+from moerl.study.origin import Origin
 from moerl.study.paths import (
     NOT_ARCHIVED,
     analysis_file,
@@ -33,6 +37,8 @@ from moerl.study.specs import Frozen, NonNegativeInt
 from moerl.study.tables import made_tables
 
 MANIFEST, DICTIONARY, README = "manifest.json", "data_dictionary.csv", "README.md"
+MODULES = "modules"
+"""Folder of the source of modules that are none of the paper's. It is text: no import runs it."""
 RESTORED = ("runs", "analysis")
 """Folders that are restored. Scores, tables and figures are made from them again, so that Snakemake has its
 records of them and notices later edits."""
@@ -116,6 +122,13 @@ def analyses(study: Study, name: str) -> dict[Run, dict[str, Kind | None]]:
     }
 
 
+def analysed(study: Study) -> dict[str, Run]:
+    """Every file that the analysis stage writes for a figure of the study → the run that it is of."""
+    return {
+        path: run for name in study.figures for run, paths in analyses(study, name).items() for path in paths
+    }
+
+
 def paper_tables(study: Study) -> dict[str, Kind | None]:
     """The paper's tables that the study makes, below the results folder."""
     paths = [path for name in made_tables(study) for path in spec_table_files(Path(), name)]
@@ -126,15 +139,23 @@ def configuration(study: Study) -> dict[str, Path]:
     """Names in the archive of the files that define the study → where they are."""
     shared = config_dir(study.path)
     files = {f"config/{name}": shared / name for name in _SHARED}
+    shown = {cell.variant for figure in study.figures.values() for cell in study.figure_cells(figure)}
+    for variant in map(study.variants.__getitem__, sorted(shown)):
+        if variant.custom:
+            own = module_files(str(variant.module))
+            files |= {f"{MODULES}/{name}": path for name, path in own.items()}
     return files | {f"config/studies/{study.name}.yaml": study.path}
 
 
 def known_files(study: Study) -> dict[str, Kind | None]:
-    """Every file that an archive of the study may hold besides its manifest, and its kind of table."""
+    """Every file that an archive of the study may hold besides its manifest, and its kind of table.
+
+    Figures made on request are counted in: whether they were made is known where the archive is written.
+    """
     known: dict[str, Kind | None] = {DICTIONARY: None, README: None}
     known |= dict.fromkeys(configuration(study), None)
     known |= paper_tables(study)
-    for run in study.runs():
+    for run in study.runs_of(study.figures):
         known |= run_files(study, run)
     for name in study.figures:
         known |= figure_data(study, name)
@@ -146,6 +167,11 @@ def known_files(study: Study) -> dict[str, Kind | None]:
 def is_restored(name: str) -> bool:
     """Whether a file goes back into the results folder."""
     return PurePosixPath(name).parts[0] in RESTORED
+
+
+def check_origin(where: str, data: bytes, origin: Origin) -> None:
+    """Refuse an analysis (a whole Parquet file) of other training than `origin`. Raises UserError."""
+    origin.check(where, pq.read_schema(pa.BufferReader(data)).metadata)
 
 
 def to_json(value: Any) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ import moerl
 from moerl.archive.contents import (
     DICTIONARY,
     MANIFEST,
+    MODULES,
     NOT_IN_RUN_MANIFEST,
     README,
     RUN_MANIFEST,
     Manifest,
+    analysed,
     analyses,
+    check_origin,
     configuration,
     entry,
     figure_data,
@@ -30,6 +34,7 @@ from moerl.archive.contents import (
 from moerl.archive.dictionary import check_table, dictionary_csv
 from moerl.study.errors import UserError
 from moerl.study.expansion import Run, Study
+from moerl.study.origin import Origin
 from moerl.study.paths import run_dir
 from moerl.study.standing import ARCHIVED, Standing, unfinished
 
@@ -61,14 +66,18 @@ def export(standing: Standing, archive: Path, allow_partial: bool = False) -> Ma
     if archive.exists():
         raise UserError(f"{archive}: exists already; choose another name or delete it")
     study = standing.study
-    files, left_out = _collect(standing, allow_partial)
+    figures = _made(standing)
+    files, left_out = _collect(standing, figures, allow_partial)
     runs = {
         run_dir(Path(), run).as_posix(): standing.digest(run.cell)
-        for run in study.runs()
+        for run in study.runs_of(figures)
         if (run_dir(Path(), run) / RUN_MANIFEST).as_posix() in files
     }
     files |= {name: _read(path) for name, path in configuration(study).items()}
-    files |= {DICTIONARY: dictionary_csv().encode(), README: _readme(study, len(runs), left_out).encode()}
+    files |= {
+        DICTIONARY: dictionary_csv().encode(),
+        README: _readme(study, figures, len(runs), left_out).encode(),
+    }
     manifest = Manifest(
         format=1,
         study=study.name,
@@ -89,35 +98,49 @@ def export(standing: Standing, archive: Path, allow_partial: bool = False) -> Ma
     return manifest
 
 
-def _collect(standing: Standing, allow_partial: bool) -> tuple[dict[str, bytes], list[str]]:
+def _made(standing: Standing) -> list[str]:
+    """The figures whose data are archived: all but those on request of which nothing was made."""
+    study = standing.study
+    return [
+        name
+        for name in study.figures
+        if name not in study.on_request
+        or any((standing.results / path).is_file() for path in figure_data(study, name))
+    ]
+
+
+def _collect(
+    standing: Standing, figures: Sequence[str], allow_partial: bool
+) -> tuple[dict[str, bytes], list[str]]:
     """Everything of the results that goes into the archive, checked, and what is not there."""
     study, results = standing.study, standing.results
     files: dict[str, bytes] = {}
     absent: dict[Run, str] = {}
-    for run in study.runs():
+    runs = study.runs_of(figures)
+    for run in runs:
         folder = standing.finished(run)
         if folder is None:
             absent[run] = standing.why_not(run)
         else:
             files |= _run(study, run, folder)
     if absent and not allow_partial:
-        problem = unfinished(f"study {study.name}", len(study.runs()), absent)
+        problem = unfinished(f"study {study.name}", len(runs), absent)
         raise UserError(f"{problem}; --allow-partial goes on without them")
     left_out = [f"{run.name}, {run.milestone} frames: {why}" for run, why in absent.items()]
     known, wanted = known_files(study), list(paper_tables(study))
-    for name in study.figures:
-        data = figure_data(study, name)
-        if name in study.on_request and not any((results / path).is_file() for path in data):
-            continue
-        wanted += data
+    for name in figures:
+        wanted += figure_data(study, name)
         for run, paths in analyses(study, name).items():
             wanted += [] if run in absent else paths
+    analysed_runs = analysed(study)
     for name in dict.fromkeys(wanted):
         path = results / name
         if path.is_file():
             files[name] = _read(path)
             if (kind := known[name]) is not None:
                 check_table(str(path), files[name], kind)
+            if (one := analysed_runs.get(name)) is not None:
+                check_origin(str(path), files[name], Origin(standing.digest(one.cell), one.milestone))
         elif allow_partial:
             left_out.append(f"{name}: not made")
         else:
@@ -161,24 +184,37 @@ def _read(path: Path) -> bytes:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _readme(study: Study, runs: int, left_out: list[str]) -> str:
+def _readme(study: Study, figures: Sequence[str], runs: int, left_out: Sequence[str]) -> str:
     """What a person who opens the archive has to know."""
-    differs = {name: study.deviations.of(name) for name in study.figures}
+    differs = {name: study.deviations.of(name) for name in figures}
     deviations = [f"- {name}: {'; '.join(texts)}" for name, texts in differs.items() if texts]
+    modules = any(name.startswith(f"{MODULES}/") for name in configuration(study))
+    file = f"FOLDER/config/studies/{study.name}.yaml"
     lines = [
         f"# Results of the study “{study.name}”",
         "",
-        f"The data behind the figures {', '.join(study.figures)}: returns, losses, scores, analyses and",
+        f"The data behind the figures {', '.join(figures)}: returns, losses, scores, analyses and",
         f"tables of {runs} runs. Written by moerl {moerl.__version__}, a reproduction of “Mixtures of",
         "Experts Unlock Parameter Scaling for Deep RL” (Obando-Ceron et al., ICML 2024, arXiv 2402.08609).",
         "",
         f"`{DICTIONARY}` says what every column of every table is, `{MANIFEST}` the SHA-256 of every file",
         "and the spec of every run. `config/` is the configuration that defines the study.",
         "",
-        "To draw the figures without training, in a checkout of moerl:",
+    ]
+    if modules:
+        lines += [
+            f"`{MODULES}/` is the source of mixtures of experts that are none of the paper's. Nothing runs",
+            "it before it is on the Python path, as below: read it first. What it imports is not in here.",
+            "",
+        ]
+    lines += [
+        "To draw the figures without training, unpack the archive to a folder of its own, and in a checkout",
+        "of moerl:",
         "",
-        f"    moerl import ARCHIVE.zip --study config/studies/{study.name}.yaml",
-        f"    snakemake --configfile config/studies/{study.name}.yaml",
+        "    python -m zipfile -e ARCHIVE.zip FOLDER",
+        *([f"    export PYTHONPATH=FOLDER/{MODULES}"] if modules else []),
+        f"    moerl import ARCHIVE.zip --study {file}",
+        f"    snakemake --configfile {file}",
         "",
         "Networks' parameters, replay and action logs are not in here.",
     ]

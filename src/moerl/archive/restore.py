@@ -13,6 +13,7 @@ import shutil
 import stat
 import tempfile
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,18 +24,40 @@ from moerl.archive.contents import (
     NOT_IN_RUN_MANIFEST,
     RUN_MANIFEST,
     Manifest,
+    analysed,
+    check_origin,
     entry,
     is_restored,
     known_files,
     run_files,
 )
-from moerl.archive.dictionary import check_table
+from moerl.archive.dictionary import Kind, check_table
 from moerl.study.errors import UserError
 from moerl.study.expansion import Run, Study
+from moerl.study.origin import Origin
 from moerl.study.paths import imported_dir, run_dir
 from moerl.study.standing import ARCHIVED, differences
 
 _MANIFEST_BYTES = 256 * 2**20  # more than the paper's whole study needs
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """What an archive of a study may hold."""
+
+    runs: dict[str, Run]
+    """Folder of each run that some figure shows → the run."""
+    files: dict[str, Kind | None]
+    analysed: dict[str, tuple[str, Run]]
+    """Every file of the analysis stage → folder of its run, and the run."""
+
+    @classmethod
+    def of(cls, study: Study) -> _Expected:
+        return cls(
+            {_folder(run): run for run in study.runs_of(study.figures)},
+            known_files(study),
+            {name: (_folder(run), run) for name, run in analysed(study).items()},
+        )
 
 
 def restore(study: Study, results: Path, archive: Path) -> tuple[Manifest, int]:
@@ -80,23 +103,25 @@ def verified(study: Study, archive: Path) -> tuple[Manifest, dict[str, bytes]]:
                 raise UserError(
                     f"{archive}: holds the study {manifest.study!r}; {study.path} is the study {study.name!r}"
                 )
-            _check_names(archive, study, manifest, set(entries) - {MANIFEST})
+            expected = _Expected.of(study)
+            _check_names(archive, study, expected, manifest, set(entries) - {MANIFEST})
             files = {}
-            for name, expected in manifest.files.items():
-                data = files[name] = _bounded(archive, opened, entries[name], expected.bytes)
-                if entry(data) != expected:
+            for name, listed in manifest.files.items():
+                data = files[name] = _bounded(archive, opened, entries[name], listed.bytes)
+                if entry(data) != listed:
                     raise UserError(
                         f"{archive}: {name}: checksum differs from {MANIFEST}; the file is damaged"
                     )
     except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
         raise UserError(f"{archive}: not a readable zip archive ({' '.join(str(error).split())})") from error
-    known = known_files(study)
-    runs = _runs(study)
     for folder, digest in manifest.runs.items():
-        _check_run(archive, study, runs[folder], digest, files)
+        _check_run(archive, study, expected.runs[folder], digest, files)
     for name, data in files.items():
-        if (kind := known[name]) is not None:
+        if (kind := expected.files[name]) is not None:
             check_table(f"{archive}: {name}", data, kind)
+        if name in expected.analysed:
+            _, run = expected.analysed[name]
+            check_origin(f"{archive}: {name}", data, Origin.of(study, run))
     return manifest, files
 
 
@@ -138,24 +163,28 @@ def _manifest(archive: Path, data: bytes) -> Manifest:
         raise UserError(f"{archive}: {MANIFEST}: {where}: {first['msg']}") from error
 
 
-def _check_names(archive: Path, study: Study, manifest: Manifest, there: set[str]) -> None:
+def _check_names(
+    archive: Path, study: Study, expected: _Expected, manifest: Manifest, there: set[str]
+) -> None:
     """Refuse an archive whose files are not those of its manifest, or not those of the study."""
     listed = set(manifest.files)
     if absent := sorted(listed - there):
         raise UserError(f"{archive}: {absent[0]} is in {MANIFEST} but not in the archive")
     if extra := sorted(there - listed):
         raise UserError(f"{archive}: {extra[0]} is not in {MANIFEST}")
-    runs = _runs(study)
     for folder in manifest.runs:
-        if folder not in runs:
+        if folder not in expected.runs:
             raise UserError(f"{archive}: {folder} is no run of {study.path}; was the study another one?")
-    allowed = set(known_files(study))
-    for folder, run in runs.items():
+    allowed = set(expected.files)
+    for folder, run in expected.runs.items():
         names = set(run_files(study, run))
         if folder not in manifest.runs:
             allowed -= names
         elif lacking := sorted(names - listed):
             raise UserError(f"{archive}: lacks {lacking[0]}")
+    for name, (folder, _) in expected.analysed.items():
+        if name in listed and folder not in manifest.runs:
+            raise UserError(f"{archive}: {name}: is of {folder}, which the archive does not have")
     if foreign := sorted(listed - allowed):
         raise UserError(f"{archive}: {foreign[0]} is no file of {study.path}'s results")
 
@@ -184,8 +213,8 @@ def _check_run(archive: Path, study: Study, run: Run, digest: str, files: dict[s
             raise UserError(f"{archive}: {name}: checksum differs from the one in {where}")
 
 
-def _runs(study: Study) -> dict[str, Run]:
-    return {run_dir(Path(), run).as_posix(): run for run in study.runs()}
+def _folder(run: Run) -> str:
+    return run_dir(Path(), run).as_posix()
 
 
 def _there(path: Path, data: bytes) -> bool:

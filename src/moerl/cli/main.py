@@ -107,7 +107,7 @@ def analyse(
     run = Run(agent, variant, game, seed, study.analysed_milestone)
     folder = Standing(study, results, state).finished(run) or run_dir(results, run)
     outs = analysis_file(results, run), tokens_file(results, run)
-    stage.run(study.train_spec(run.cell), folder, *outs)
+    stage.run(study.train_spec(run.cell), run.milestone, folder, *outs)
 
 
 @cli.command()
@@ -266,7 +266,7 @@ def status(
 @_look_study_option
 @_look_results_option
 @_look_state_option
-@click.option("--logdir", type=_FILE, help="Folder of the event files. Default: tensorboard/<study>.")
+@click.option("--logdir", type=_FILE, help="Gets a folder of the study's name. Default: tensorboard.")
 @click.option("--watch", is_flag=True, help="Go on until every run is done.")
 @click.option("--every", default=30.0, show_default=True, help="Seconds between two looks of --watch.")
 def tensorboard(
@@ -284,7 +284,8 @@ def tensorboard(
 
     study = load_study(study_path)
     standing = Standing(study, results or Path("results") / study.name, state or Path("state") / study.name)
-    stage.run(standing, figures, logdir or Path("tensorboard") / study.name, every if watch else None)
+    folder = (logdir or Path("tensorboard")) / study.name
+    stage.run(standing, figures, folder, every if watch else None)
 
 
 @cli.command()

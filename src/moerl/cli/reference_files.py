@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from moerl.statistics.published import COLUMNS, parse, read_file, require, source_files
+from moerl.statistics.published import COLUMNS, read_published, require
 from moerl.study.errors import FailureError, UserError
 from moerl.study.expansion import Study
 from moerl.study.long_step import long_step
@@ -44,25 +44,25 @@ def fetch(study: Study, results: Path, folder: Path | None = None, url: str = UR
     wanted = wanted_games(study)
     kept = folder or returns_file(results).parent / "files"
     seen = _checksums(checksums_file(results))
+
+    def verify(path: Path, data: bytes) -> None:
+        digest = hashlib.sha256(data).hexdigest()
+        if seen.setdefault(path.name, digest) != digest:
+            raise UserError(
+                f"{path}: SHA-256 {digest[:16]}… differs from {seen[path.name][:16]}…, seen first; "
+                f"if this file is the right one, delete {checksums_file(results)}"
+            )
+
     parts = []
     for encoder, games in wanted.items():
-        names = [file_name(game, encoder) for game in games]
         if folder is None:
+            names = [file_name(game, encoder) for game in games]
             for name in long_step([n for n in names if not (kept / n).is_file()], "files downloaded"):
                 write_atomic(kept / name, _download(url + name))
-        for name in source_files(kept, games, encoder):
-            data = read_file(kept / name)
-            digest = hashlib.sha256(data).hexdigest()
-            if seen.setdefault(name, digest) != digest:
-                raise UserError(
-                    f"{kept / name}: SHA-256 {digest[:16]}… differs from {seen[name][:16]}…, seen first; "
-                    f"if this file is the right one, delete {checksums_file(results)}"
-                )
-            table = parse(str(kept / name), data, games, encoder)
-            parts.append(table[table["agent"].isin(list(AGENTS.values()))])
+        table = read_published(kept, encoder, games, verify)
+        shown = table[table["agent"].isin(list(AGENTS.values()))]
+        parts.append(require(shown, kept, encoder, games))
     returns = pd.concat(parts, ignore_index=True)
-    for encoder, games in wanted.items():
-        require(returns, kept, encoder, games)
     record = {"url": URL, "sha256": dict(sorted(seen.items()))}
     write_atomic(checksums_file(results), f"{json.dumps(record, indent=1)}\n".encode())
     path = returns_file(results)

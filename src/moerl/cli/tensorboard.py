@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -31,11 +32,13 @@ _TAGS = {
     "evaluations.parquet": ("mean_return", "return/evaluation"),
     "losses.parquet": ("mean_loss", "loss/mean"),
 }
+_OURS = re.compile(r"events\.out\.tfevents\.0\.[0-9a-f]{16}")
+"""Names of the event files written here, each for one spec; whatever else lies there is somebody else's."""
 _CHECKPOINTS = ("current.safetensors", "previous.safetensors")
 
 
 def run(standing: Standing, figures: Sequence[str], logdir: Path, every: float | None = None) -> None:
-    """Mirror the runs of some figures (default: all of the study) below `logdir`.
+    """Mirror the runs of some figures (default: all of the study) below `logdir`, the study's own folder.
 
     With `every`, again and again after so many seconds, until all of them are finished.
 
@@ -59,8 +62,8 @@ def mirror(standing: Standing, one: Run, logdir: Path) -> bool:
     points = best_points(standing, one)
     folder = logdir / one.agent / one.variant / one.game / f"seed{one.seed}"
     file = folder / f"events.out.tfevents.0.{digest}"
-    for other in sorted(folder.glob("events.out.tfevents.*")):
-        if other != file:
+    for other in sorted(folder.glob("*")):
+        if other != file and _OURS.fullmatch(other.name):
             other.unlink()  # of training under another spec
     if not points:
         return False

@@ -6,7 +6,7 @@ import gzip
 import io
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -46,13 +46,29 @@ def parse(name: str, data: bytes, games: Iterable[str], encoder: Encoder) -> pd.
     return _csv(name, data, games, encoder)
 
 
-def read_published(folder: Path, encoder: Encoder, games: Iterable[str]) -> pd.DataFrame:
-    """The published returns of some games, columns `COLUMNS`, from a folder. Raises UserError."""
+def read_published(
+    folder: Path,
+    encoder: Encoder,
+    games: Iterable[str],
+    verify: Callable[[Path, bytes], None] = lambda path, data: None,
+) -> pd.DataFrame:
+    """The published returns of some games, columns `COLUMNS`, from a folder.
+
+    Args:
+        folder: Has the files (see `source_files`).
+        encoder: The encoder that is wanted.
+        games: The games that are wanted.
+        verify: Is given each file and its bytes before they are parsed.
+
+    Raises:
+        UserError: A file is not there or is something else, or a game is in none of them.
+    """
     wanted = list(games)
-    parts = [
-        parse(str(folder / name), read_file(folder / name), wanted, encoder)
-        for name in source_files(folder, wanted, encoder)
-    ]
+    parts = []
+    for name in source_files(folder, wanted, encoder):
+        data = read_file(folder / name)
+        verify(folder / name, data)
+        parts.append(parse(str(folder / name), data, wanted, encoder))
     return require(pd.concat(parts, ignore_index=True), folder, encoder, wanted)
 
 

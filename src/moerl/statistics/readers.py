@@ -12,9 +12,11 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow.parquet as pq
 
 from moerl.study.errors import UserError
 from moerl.study.expansion import Run
+from moerl.study.origin import Origin
 
 Values = npt.NDArray[np.float64]
 
@@ -86,13 +88,13 @@ def read_timing(path: Path, iterations: int) -> Values:
     return seconds
 
 
-def read_analysis(path: Path, metrics: list[str]) -> pd.DataFrame:
+def read_analysis(path: Path, metrics: list[str], origin: Origin) -> pd.DataFrame:
     """The rows of one run's analysis file for `metrics`: `iteration`, `frame`, `metric`, `value`.
 
     Raises:
-        UserError: A metric is absent, or a value is not finite.
+        UserError: It is not of the training `origin`, a metric is absent, or a value is not finite.
     """
-    table = read_table(path, ANALYSIS_COLUMNS)
+    table = _read_analysed(path, ANALYSIS_COLUMNS, origin)
     for metric in metrics:
         if not (table["metric"] == metric).any():
             known = ", ".join(sorted(table["metric"].unique()))
@@ -102,18 +104,20 @@ def read_analysis(path: Path, metrics: list[str]) -> pd.DataFrame:
     return wanted
 
 
-def read_tokens(path: Path, snapshot: int | None, state: int) -> pd.DataFrame:
+def read_tokens(path: Path, snapshot: int | None, state: int, origin: Origin) -> pd.DataFrame:
     """The tokens of one state from one run's token file, columns `TOKEN_COLUMNS`.
 
     Args:
         path: The file.
         snapshot: Finished iterations of the snapshot, as in its file's name; None: the last.
         state: Which of the analysed states, from 0.
+        origin: The training it must be of.
 
     Raises:
-        UserError: There is no such snapshot or state, or a token has no place in the frame.
+        UserError: It is of other training, there is no such snapshot or state, or a token has no place in
+            the frame.
     """
-    table = read_table(path, TOKEN_COLUMNS)
+    table = _read_analysed(path, TOKEN_COLUMNS, origin)
     iteration = table["iteration"].max() if snapshot is None else snapshot - 1
     chosen = table[(table["iteration"] == iteration) & (table["state"] == state)]
     if chosen.empty:
@@ -154,6 +158,12 @@ def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     if absent:
         raise UserError(f"{path}: lacks the column {absent[0]!r} (has: {', '.join(map(str, table.columns))})")
     return table[list(columns)]
+
+
+def _read_analysed(path: Path, columns: tuple[str, ...], origin: Origin) -> pd.DataFrame:
+    table = read_table(path, columns)
+    origin.check(str(path), pq.read_schema(path).metadata)
+    return table
 
 
 def _refuse_non_finite(path: Path, iterations: pd.Series[int], values: pd.Series[float], what: str) -> None:

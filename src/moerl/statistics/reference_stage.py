@@ -10,7 +10,7 @@ import pandas as pd
 from moerl.statistics.normalise import human_normalised
 from moerl.statistics.published import COLUMNS
 from moerl.statistics.readers import read_table
-from moerl.statistics.tables import curve_table
+from moerl.statistics.tables import curve_table, span
 from moerl.study.errors import UserError
 from moerl.study.expansion import Study
 from moerl.study.figures import FigureSpec
@@ -43,6 +43,9 @@ def run(study: Study, figure_name: str, results: Path) -> None:
 def reference_table(study: Study, figure: FigureSpec, returns: pd.DataFrame) -> pd.DataFrame:
     """Published runs as curves in each panel of the figure that they can stand in (`CURVE_COLUMNS`).
 
+    Where a run stands in for one that a file lacks (`evened`), `n_seeds` counts the runs that are there, and
+    there is no interval: a bootstrap would take the copy for a run.
+
     Args:
         study: Says how far the figure goes, and what human and random scores are.
         figure: A figure of kind `curves`.
@@ -64,10 +67,24 @@ def reference_table(study: Study, figure: FigureSpec, returns: pd.DataFrame) -> 
     titles = [view.title for view in views]
     if figure.panel_per == "game":
         scores, titles = scores.assign(panel=scores["game"]), list(figure.all_games)
-    if figure.measure == "iqm":
-        scores = pd.concat([evened(rows) for _, rows in scores.groupby("panel")], ignore_index=True)
     cells = [(title, SERIES) for title in titles]
-    return curve_table(scores, cells, figure.measure, ITERATION_FRAMES, missing={})
+    if figure.measure != "iqm":
+        return curve_table(scores, cells, figure.measure, ITERATION_FRAMES, missing={})
+    scores = pd.concat([evened(rows) for _, rows in scores.groupby("panel")], ignore_index=True)
+    table = curve_table(scores, cells, figure.measure, ITERATION_FRAMES, missing={})
+    return _without_copies(table, scores)
+
+
+def _without_copies(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    """The curves' table with what evened scores say of runs that exist."""
+    scored = scores[scores["human_normalised"].notna()]
+    for key, point in scored.groupby(["panel", "iteration"]):
+        copied = point["copied"].to_numpy(dtype=bool)
+        if copied.any():
+            row = (table["panel"] == key[0]) & (table["iteration"] == key[1])
+            table.loc[row, "n_seeds"] = span(point[~copied].groupby("game").size().tolist())
+            table.loc[row, ["ci_low", "ci_high"]] = np.nan
+    return table
 
 
 def evened(scores: pd.DataFrame) -> pd.DataFrame:
@@ -75,14 +92,14 @@ def evened(scores: pd.DataFrame) -> pd.DataFrame:
 
     In some iterations the files lack a run or two of a few games. A game with fewer runs than the others
     would weigh less than an iteration before: Rainbow's last IQM over the paper's 20 games would be 2 %
-    higher (method 7.4 fills in like this).
+    higher (method 7.4 fills in like this). The column `copied` marks the rows that are no run's own.
     """
     runs = int(scores["seed"].max()) + 1
-    parts = [scores]
+    parts = [scores.assign(copied=False)]
     for _, there in scores.groupby(["game", "iteration"]):
         if lacking := runs - len(there):
             copies = there.iloc[np.arange(lacking) % len(there)]
-            parts.append(copies.assign(seed=np.arange(len(there), runs)))
+            parts.append(copies.assign(seed=np.arange(len(there), runs), copied=True))
     return pd.concat(parts, ignore_index=True)
 
 

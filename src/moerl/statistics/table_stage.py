@@ -24,6 +24,7 @@ from moerl.study.captions import caption
 from moerl.study.errors import UserError
 from moerl.study.expansion import Run, Study
 from moerl.study.figures import FigureSpec
+from moerl.study.origin import Origin
 from moerl.study.paths import analysis_file, left_out_file, scores_file, table_files, tokens_file
 from moerl.study.sizes import SizeOf
 from moerl.study.standing import MISSING
@@ -141,7 +142,8 @@ def _analysis(
     parts = [returns[list(_VALUES)]] if RETURN in metrics else []
     for s in shown:
         if s in analysed and from_files:
-            values = read_analysis(analysis_file(results, s.run), from_files)
+            origin = Origin.of(study, s.run)
+            values = read_analysis(analysis_file(results, s.run), from_files, origin)
             parts.append(values.assign(game=s.run.game, series=s.series, seed=s.run.seed)[list(_VALUES)])
     cells = [(g, metric, name) for g in figure.all_games for metric in metrics for name in figure.all_series]
     missing = _missing(
@@ -165,7 +167,8 @@ def _routing(
         key = {name: getattr(run, name) for name in ("agent", "variant", "game", "seed")}
         key |= {"series": s.series, "experts": study.variants[run.variant].num_experts, "missing_runs": ""}
         if s in scored and path.is_file():
-            parts.append((key, read_tokens(path, figure.snapshot, figure.state)))
+            tokens = read_tokens(path, figure.snapshot, figure.state, Origin.of(study, run))
+            parts.append((key, tokens))
         else:
             why = NOT_ANALYSED if s in scored else left_out.get(run, MISSING)
             parts.append((key | {"missing_runs": f"{run.name} ({why})"}, None))

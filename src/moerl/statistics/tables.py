@@ -142,7 +142,7 @@ def _strata(per_run: pd.DataFrame, column: str) -> tuple[list[Scores], dict[str,
             left_out.append(f"{game}{'' if runs['mean_return'].notna().any() else NO_EPISODE}")
     return strata, {
         "n_games": len(strata),
-        "n_seeds": _span([len(values) for values in strata]),
+        "n_seeds": span([len(values) for values in strata]),
         "games_left_out": "; ".join(left_out),
     }
 
@@ -317,7 +317,8 @@ def _mean_row(point: pd.DataFrame) -> dict[str, Any]:
     return row
 
 
-def _span(counts: Sequence[int]) -> str:
+def span(counts: Sequence[int]) -> str:
+    """Runs per game in words: "5", or "4-5" where games differ; "0" without any game."""
     if not counts:
         return "0"
     low, high = min(counts), max(counts)

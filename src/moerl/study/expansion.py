@@ -183,9 +183,11 @@ class Study:
 
     def runs(self) -> list[Run]:
         """Runs of the figures that the study makes unasked, each once."""
-        return list(
-            dict.fromkeys(r for name in self.usual_figures for r in self.figure_runs(self.figures[name]))
-        )
+        return self.runs_of(self.usual_figures)
+
+    def runs_of(self, names: Iterable[str]) -> list[Run]:
+        """Runs of some figures of the study, each once."""
+        return list(dict.fromkeys(run for name in names for run in self.figure_runs(self.figures[name])))
 
     @cached_property
     def analysed_cells(self) -> frozenset[Cell]:

@@ -78,6 +78,20 @@ def module_source(path: str) -> ModuleSource:
     return ModuleSource(digest, create_model(f"{name}Options", __base__=Plain, **options))
 
 
+def module_files(path: str) -> dict[str, Path]:
+    """The source that the digest of the class at `path` is over: name below the Python path → file.
+
+    Raises ValueError if it is not found.
+    """
+    module = path.partition(":")[0]
+    file = _find(module)
+    if file is None:
+        raise ValueError(f"no Python file of a module {module!r}")
+    parts = module.split(".")
+    folder = parts if file.stem == "__init__" else parts[:-1]
+    return {"/".join([*folder, file.name]): file}
+
+
 def _find(module: str) -> Path | None:
     """The Python file of a module by its dotted name; None if there is none. No package on the way is run."""
     first, *rest = module.split(".")

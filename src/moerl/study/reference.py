@@ -7,6 +7,7 @@ simple one, without double, dueling or noisy networks.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from moerl.study.errors import UserError
@@ -33,18 +34,24 @@ def file_name(game: str, encoder: Encoder) -> str:
 
 def views_with_reference(study: Study, figure: FigureSpec) -> list[View]:
     """The panels that published runs can be drawn in: training curves over frames, long enough, of an agent
-    and an encoder that they have (their Impala has filters of the default size)."""
+    and one encoder that they have (their Impala has filters of the default size).
+
+    The encoder of a view returned is that of the networks it shows, whatever its panel or figure says: a
+    variant need not take its name, or its encoder, from there.
+    """
     frames = study.milestones[study.milestone(figure.milestone)]
     curves = figure.kind == "curves" and figure.over == "frames" and figure.score is Score.TRAINING
     if not curves or frames < ITERATION_FRAMES:
         return []
-    return [
-        view
-        for view in figure.views
-        if view.agent in AGENTS
-        and view.agent in study.agents
-        and any(study.variants[v].filter_size == IMPALA_FILTER_SIZE for s in view.series for v in s.variants)
-    ]
+    found = []
+    for view in figure.views:
+        if view.agent not in AGENTS or view.agent not in study.agents:
+            continue
+        shown = [study.variants[variant] for series in view.series for variant in series.variants]
+        encoders = {network.encoder for network in shown}
+        if len(encoders) == 1 and any(network.filter_size == IMPALA_FILTER_SIZE for network in shown):
+            found.append(replace(view, encoder=encoders.pop()))
+    return found
 
 
 def can_stand_in(study: Study, figure: FigureSpec) -> bool:
