@@ -1,7 +1,7 @@
 # Every target works alone on a machine with Python >= 3.11, pip and make: it makes the environment it needs
 # from a hash-locked file first.
 #
-#   make demo     the whole pipeline on real games, in minutes: figures 1 and 10 of the demo study
+#   make demo     the whole pipeline on real games, in minutes: figures 1 and 10 of the demo study, and the report
 #   make smoke    every figure and table of the paper that can be trained, at budgets of seconds
 #   make test     the tests for everyone: all that are not marked `long`
 #   make test-long  those that are: interrupted training, invalidation, a real SLURM (where it is installed and you
@@ -36,8 +36,9 @@ PIPELINE_READY := $(if $(wildcard $(DEV_READY)),$(DEV_READY),$(CPU_READY))
 PYTEST := pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
 
 demo: $(PIPELINE_READY)
-	PATH="$(BIN):$$PATH" snakemake --cores $(CORES)
+	PATH="$(BIN):$$PATH" snakemake all report --cores $(CORES)
 	@echo
+	@echo "Report:   $(CURDIR)/results/demo/report.html"
 	@echo "Figures:  $(CURDIR)/results/demo/figures"
 	@echo "Tables:   $(CURDIR)/results/demo/tables"
 	@echo "Checksums of every reproducible file: $(CURDIR)/results/demo/manifest.json"

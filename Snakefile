@@ -8,9 +8,7 @@ include: "workflow/Snakefile"
 rule all:
     default_target: True
     input:
-        [products(figure) for figure in study.usual_figures],
-        [spec_table_files(RESULTS, name) for name in made_tables(study)],
-        RESULTS / "manifest.json",
+        all_products(),
     localrule: True
     message:
         f"Study {study.name} is complete: {RESULTS}{left_to_come()}"

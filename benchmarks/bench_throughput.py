@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from typing import Any
 from moerl.cli.train import configure_jax
 from moerl.study.config import load_study
 from moerl.study.expansion import Cell, Study
+from moerl.study.origin import processor
 from moerl.study.specs import AgentSpec, TrainSpec
 
 ROOT = Path(__file__).parents[1]
@@ -87,12 +87,6 @@ def measure(spec: TrainSpec, rom: str, arguments: argparse.Namespace) -> dict[st
     }
 
 
-def cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    names = [line for line in info.open() if line.startswith("model name")] if info.exists() else []
-    return names[0].split(":")[1].strip() if names else platform.machine()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--study", type=Path, default=ROOT / "config" / "studies" / "paper.yaml")
@@ -118,7 +112,7 @@ def main() -> None:
         "variant": arguments.variant,
         "seeds": arguments.seeds,
         "device": "cpu" if device.platform == "cpu" else "gpu",
-        "device_kind": cpu_model() if device.platform == "cpu" else device.device_kind,
+        "device_kind": processor() if device.platform == "cpu" else device.device_kind,
         "threads": spec.cpu_threads,
         "date": datetime.now(UTC).date().isoformat(),
         "load_average_before": round(load, 2),

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 CHECKOUT = Path(__file__).parents[1]
-PARTS = ("Snakefile", "slurm", "profiles", "workflow", "config", "envs", "src", "benchmarks")
+PARTS = ("Snakefile", "slurm", "profiles", "workflow", "config", "envs", "src", "benchmarks", "docs")
 STUDY = "config/studies/tiny.yaml"
 
 # Seconds of training per run: episodes cut after 40 agent steps, iterations of 80, an update every 4.

@@ -10,6 +10,8 @@ from tiny_project import STUDY, Project
 pytestmark = pytest.mark.long
 
 MANIFEST = "Listing every byte-reproducible file of study tiny"
+PROVENANCE = "Gathering where the runs of study tiny come from"
+PARAMETERS = "Counting the parameters of every network"
 VARIANTS = ("cnn-baseline", "cnn-softmoe1")
 STYLE = "src/moerl/figures/style.py"
 
@@ -27,13 +29,18 @@ def from_scores(*figures: str) -> set[str]:
 
 
 def from_table(*figures: str) -> set[str]:
-    return {f"Aggregating {f} into its table" for f in figures} | drawing(*figures)
+    return {f"Aggregating {f} into its table" for f in figures} | drawing(*figures) | pages(*figures)
 
 
 def drawing(*figures: str) -> set[str]:
     return {f"Drawing {f}" for f in figures} | {MANIFEST}
 
 
+def pages(*names: str) -> set[str]:
+    return {f"Making the page {name} of the report" for name in names}
+
+
+NEW_RUNS = {PROVENANCE} | pages("provenance", "runs")
 TABLE2 = "Writing table2 from the resolved hyper-parameters"
 
 
@@ -90,29 +97,38 @@ def test_a_learning_rate_retrains_its_agent_only(project: Project) -> None:
     agents["dqn"]["learning_rate"] = 1e-4
     change_study(project, agents=agents)
     expected = {training("dqn", variant) for variant in VARIANTS}
-    expected |= {analysing(0), analysing(1), TABLE2} | from_scores("fig01", "fig10")
-    assert project.planned() == expected
+    expected |= {analysing(0), analysing(1), TABLE2} | pages("table2") | from_scores("fig01", "fig10")
+    assert project.planned() == expected | NEW_RUNS
 
 
 def test_one_more_seed_trains_that_seed_only(project: Project) -> None:
     change_study(project, seeds=[0, 1, 2])
     expected = {training(agent, v, seeds="2") for agent in ("dqn", "rainbow") for v in VARIANTS}
-    assert project.planned() == expected | {analysing(2)} | from_scores("fig01", "fig10")
+    assert project.planned() == expected | {analysing(2)} | from_scores("fig01", "fig10") | NEW_RUNS
 
 
 def test_one_more_game_trains_that_game_only(project: Project) -> None:
     change_study(project, games={"games20": ["Pong", "Breakout"]})
     expected = {training(agent, v, game="Breakout") for agent in ("dqn", "rainbow") for v in VARIANTS}
-    assert project.planned() == expected | from_scores("fig01")
+    expected |= {PARAMETERS} | pages("parameters")  # it has other actions
+    assert project.planned() == expected | from_scores("fig01") | NEW_RUNS
 
 
 def test_a_longer_milestone_goes_on_from_the_one_before(project: Project) -> None:
     change_study(project, milestones={"short": 320, "full": 640})
     expected = {training(agent, v, milestone="640") for agent in ("dqn", "rainbow") for v in VARIANTS}
-    assert project.planned() == expected | from_scores("fig01")
+    assert project.planned() == expected | from_scores("fig01") | NEW_RUNS
 
 
 def test_one_figure_trains_only_what_it_shows(project: Project) -> None:
     change_study(project, seeds=[0, 1, 2])
     expected = {training("dqn", "cnn-baseline", seeds="2"), analysing(2)} | from_scores("fig10")
-    assert project.planned("fig10") == expected - {MANIFEST}
+    assert project.planned("fig10") == expected - {MANIFEST} - pages("fig10")
+
+
+def test_a_note_on_fidelity_remakes_its_page(project: Project) -> None:
+    path = project.root / "docs/fidelity.md"
+    path.touch()
+    assert project.planned() == set()
+    path.write_text(f"{path.read_text()}\nOne more note.\n")
+    assert project.planned() == pages("fidelity")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from test_invalidation import analysing, change_study, from_scores, training
+from test_invalidation import NEW_RUNS, analysing, change_study, from_scores, training
 from tiny_project import STUDY, Project
 
 pytestmark = pytest.mark.long
@@ -86,7 +86,7 @@ def test_a_diverged_run_fails_its_figure_or_is_left_out_by_name(project: Project
     # Snakemake deletes what the failed job published, the finished seed's files too.
     assert not list((project.root / "results/tiny/runs/dqn/cnn-baseline").rglob("returns.parquet"))
 
-    assert project.planned(*PARTIAL) == {analysing(0)} | from_scores("fig01", "fig10")
+    assert project.planned(*PARTIAL) == {analysing(0)} | from_scores("fig01", "fig10") | NEW_RUNS
     project.snakemake("--cores", "1", *PARTIAL)
     assert f"PARTIAL: 7 of 8 runs; diverged: {NAME}." in face(project, "fig01")
     table = pd.read_csv(project.root / "results/tiny/tables/fig01.csv", dtype={"n_seeds": str})
@@ -104,6 +104,9 @@ def test_a_diverged_run_fails_its_figure_or_is_left_out_by_name(project: Project
             "why": "diverged at gradient step 5",
         }
     ]
+    provenance = (project.root / "results/tiny/report/provenance.md").read_text()
+    assert "7 runs in 4 training jobs" in provenance
+    assert f"{NAME}, 320 frames: diverged at gradient step 5" in provenance
     assert f"PARTIAL: 1 of 2 runs; diverged: {NAME}." in face(project, "fig10")
     table = pd.read_csv(project.root / "results/tiny/tables/fig10.csv")
     assert set(table["n_seeds"]) == {1}
@@ -111,7 +114,7 @@ def test_a_diverged_run_fails_its_figure_or_is_left_out_by_name(project: Project
     assert project.planned(*PARTIAL) == set()
 
     record.unlink()
-    expected = from_scores("fig01", "fig10") | {analysing(0), analysing(1)}
+    expected = from_scores("fig01", "fig10") | {analysing(0), analysing(1)} | NEW_RUNS
     assert project.planned() == expected | {training("dqn", "cnn-baseline")}
     project.snakemake("--cores", "1")
     assert products(project) == complete

@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from test_invalidation import TABLE2, from_scores
+from test_invalidation import NEW_RUNS, PARAMETERS, TABLE2, from_scores, pages
 from tiny_project import STUDY, Project
 
 pytestmark = pytest.mark.long
@@ -44,7 +44,8 @@ def test_an_imported_study_is_drawn_without_training(finished: Project, tmp_path
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"results/tiny: 8 runs of {archive}, ")
     study = draw[-1]
-    assert theirs.planned(study=study) == from_scores("fig01", "fig10") | {TABLE2, ENCODERS}
+    expected = from_scores("fig01", "fig10") | {TABLE2, ENCODERS, PARAMETERS} | NEW_RUNS
+    assert theirs.planned(study=study) == expected | pages("table2", "table4", "parameters", "fidelity")
     done = theirs.run(*draw)
     assert done.returncode == 0, done.stderr + theirs.logs()
     assert made(theirs) == made(finished)

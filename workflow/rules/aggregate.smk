@@ -38,7 +38,13 @@ rule table:
         left_out=left_out_file(RESULTS, "{figure}"),
         analyses=analyses_of,
     output:
-        *table_files(RESULTS, "{figure}"),
+        report(
+            table_files(RESULTS, "{figure}")[0],
+            caption="../report/file.rst",
+            category=lambda wc: chapter(study, wc.figure),
+            labels=lambda wc: {"Result": f"{PAGES[wc.figure].title}, as CSV"},
+        ),
+        table_files(RESULTS, "{figure}")[1],
     log:
         LOGS / "table/{figure}.log",
     benchmark:

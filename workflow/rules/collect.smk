@@ -40,8 +40,7 @@ for _name in TABLES:
 
 rule manifest:
     input:
-        [products(figure) for figure in study.usual_figures],
-        [spec_table_files(RESULTS, name) for name in made_tables(study)],
+        reproducible_products(),
     output:
         RESULTS / "manifest.json",
     log:

@@ -7,13 +7,25 @@
 import sys
 from dataclasses import asdict, replace
 from functools import cache
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 
 from moerl.cli.sizes import KNOWN, Sizes, size_dependencies
 from moerl.study.captions import caption, scored_games
+from moerl.study.chapters import (
+    FIDELITY,
+    PARAMETERS,
+    PROVENANCE,
+    RUNS,
+    RUNS_CHAPTER,
+    chapter,
+    figure_caption,
+    pages,
+    title,
+)
 from moerl.study.closure import closure_digest
-from moerl.study.config import load_study
+from moerl.study.config import config_dir, load_study, read_yaml
 from moerl.study.errors import UserError, one_of
 from moerl.study.expansion import Cell, Run
 from moerl.study.paths import (
@@ -24,6 +36,9 @@ from moerl.study.paths import (
     figure_files,
     files_of_run,
     left_out_file,
+    page_file,
+    parameters_file,
+    provenance_files,
     run_dir,
     scores_file,
     spec_table_files,
@@ -41,6 +56,7 @@ from moerl.study.reference import (
 )
 from moerl.study.specs import canonical_json
 from moerl.study.standing import Standing, unfinished
+from moerl.study.status import study_runs
 from moerl.study.tables import agent_defaults, load_tables, made_tables, shown_columns
 
 
@@ -129,6 +145,17 @@ STANDING = Standing(study, RESULTS, STATE)
 # locks that it stands for): Snakemake's records keep a copy of it for every output of every job.
 CONDA = "../../envs/conda.yaml"
 
+# What the templates in workflow/report say. Not in the params of the jobs: a caption redraws no figure.
+PAGES = pages(study)
+FIDELITY_NOTES = Path(workflow.basedir) / "docs/fidelity.md"
+config["report"] = {
+    "study": study.name,
+    "runs": len(study_runs(study)),
+    "frames": f"{max(study.milestones.values()):,}",
+    "captions": {name: figure_caption(study, name) for name in study.figures},
+    "pages": {name: page.about for name, page in PAGES.items()},
+}
+
 # Inside an allocation a training job saves and leaves this many seconds before its time is up (`--config
 # margin_seconds=…` changes it), and a retry goes on. A plain `snakemake` on a workstation has no such limit.
 MARGIN_SECONDS = config.get("margin_seconds", 120) if workflow.remote_exec else ""
@@ -150,6 +177,7 @@ wildcard_constraints:
     milestone="[0-9]+[kM]?",
     figure="|".join(study.figures),
     paper_table="|".join(TABLES),
+    page="|".join(PAGES),
 
 
 @cache
@@ -217,6 +245,35 @@ def referenced(figure):
     """Which published runs stand in which panel: theirs of an agent, an encoder and games."""
     views = views_with_reference(study, study.figures[figure])
     return canonical_json([(v.title, v.agent, v.encoder, v.games) for v in views])
+
+
+def networks_of(specs):
+    """The networks of some figures, and the actions of their games."""
+    places = {
+        (a, v)
+        for spec in specs
+        for view in spec.views
+        if study.shows(view)
+        for _, _, a, v in view.places()
+    }
+    heads = {agent: study.agents[agent].head for agent, _ in places}
+    games = [game for spec in specs for game in spec.all_games]
+    return {
+        "actions": [study.games[game].num_actions for game in games],
+        "heads": {agent: head.model_dump() for agent, head in heads.items()},
+        "networks": {v: study.variants[v].model_dump(mode="json") for _, v in places},
+    }
+
+
+def all_networks():
+    """The networks whose parameters are counted, as canonical JSON: those of figures and the study's own."""
+    shared = read_yaml(config_dir(study.path) / "networks.yaml")
+    own = {
+        name: spec.model_dump(mode="json")
+        for name, spec in study.variants.items()
+        if name not in shared
+    }
+    return canonical_json({**networks_of(study.figures.values()), "own": own})
 
 
 def drawn(figure):
@@ -332,6 +389,29 @@ def products(figure):
     return [*figure_files(RESULTS, figure), *numbers_of(figure)]
 
 
+def reproducible_products():
+    """What the study's manifest covers, but for the runs and analyses behind it."""
+    return [
+        *(path for name in study.usual_figures for path in products(name)),
+        *(
+            path
+            for name in made_tables(study)
+            for path in spec_table_files(RESULTS, name)
+        ),
+        *([parameters_file(RESULTS)] if PARAMETERS in PAGES else []),
+    ]
+
+
+def all_products():
+    """What `snakemake` alone makes: every figure that is not on request, every table, the pages of the report."""
+    shown = [page for page in PAGES if page not in study.on_request]
+    return [
+        *reproducible_products(),
+        *(page_file(RESULTS, page) for page in shown),
+        RESULTS / "manifest.json",
+    ]
+
+
 def left_to_come():
     """The remark of `all` on the figures that it leaves out, and on the tables of their agents."""
     agents = {agent for spec in study.planned.values() for agent in spec.agents}
@@ -404,6 +484,44 @@ def analyses_of(wildcards):
     runs = [run for run in study.figure_runs(figure) if run not in without]
     file = tokens_file if figure.kind == "routing" else analysis_file
     return [file(RESULTS, run) for run in runs]
+
+
+def records_of_runs(wildcards):
+    """What the runs of the study say of their training; in a partial study, those that are finished."""
+    runs = study_runs(study)
+    if ALLOW_PARTIAL:
+        folders = [folder for run in runs if (folder := STANDING.finished(run))]
+    else:
+        check_imported(runs)
+        folders = [run_dir(RESULTS, run) for run in runs]
+    return [folder / name for folder in folders for name in ("manifest.json", TIMING)]
+
+
+def runs_left_out():
+    """The runs that a partial study does without, and why, as canonical JSON; else an empty list."""
+    runs = study_runs(study) if ALLOW_PARTIAL else []
+    without = [run for run in runs if STANDING.finished(run) is None]
+    return canonical_json([(run.name, STANDING.why_not(run)) for run in without])
+
+
+def page_source(page):
+    """What a page of the report shows: a table, or a document."""
+    document, table = provenance_files(RESULTS)
+    single = {
+        PARAMETERS: parameters_file(RESULTS),
+        PROVENANCE: document,
+        RUNS: table,
+        FIDELITY: FIDELITY_NOTES,
+    }
+    if page in single:
+        return single[page]
+    tables = spec_table_files if page in TABLES else table_files
+    return tables(RESULTS, page)[-1 if page in TABLES else 0]
+
+
+def fidelity_digest():
+    """Of the notes on fidelity: as an input, a source file would count as new in every clone."""
+    return sha256(FIDELITY_NOTES.read_bytes()).hexdigest()[:16]
 
 
 def previous_resume(wildcards, seeds):

@@ -6,7 +6,13 @@ rule figure:
         lambda wc: numbers_of(wc.figure)[:1],
         reference_of,
     output:
-        *figure_files(RESULTS, "{figure}"),
+        *figure_files(RESULTS, "{figure}")[:2],
+        report(
+            figure_files(RESULTS, "{figure}")[2],
+            caption="../report/figure.rst",
+            category=lambda wc: chapter(study, wc.figure),
+            labels=lambda wc: {"Result": title(wc.figure)},
+        ),
     log:
         LOGS / "figure/{figure}.log",
     benchmark:

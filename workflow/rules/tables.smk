@@ -3,7 +3,13 @@
 
 rule hyperparameters:
     output:
-        *spec_table_files(RESULTS, "{paper_table}"),
+        report(
+            spec_table_files(RESULTS, "{paper_table}")[0],
+            caption="../report/file.rst",
+            category=lambda wc: PAGES[wc.paper_table].chapter,
+            labels=lambda wc: {"Result": f"{PAGES[wc.paper_table].title}, as CSV"},
+        ),
+        *spec_table_files(RESULTS, "{paper_table}")[1:],
     log:
         LOGS / "hyperparameters/{paper_table}.log",
     benchmark:

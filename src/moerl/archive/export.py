@@ -50,6 +50,8 @@ _KEPT = (
     "device",
 )
 """Of a run's manifest: all but the host, which is nobody's business, and what `timing.parquet` has anyway."""
+_KEPT_IF_THERE = ("processor", "git")
+"""These, too: runs of the first versions of moerl have none."""
 
 
 def export(standing: Standing, archive: Path, allow_partial: bool = False) -> Manifest:
@@ -160,7 +162,9 @@ def _run(study: Study, run: Run, folder: Path) -> dict[str, bytes]:
     path = folder / RUN_MANIFEST
     try:
         manifest: dict[str, Any] = json.loads(path.read_bytes())
-        manifest = {ARCHIVED: True} | {key: manifest[key] for key in _KEPT}
+        manifest = {ARCHIVED: True} | {
+            key: manifest[key] for key in (*_KEPT, *(key for key in _KEPT_IF_THERE if key in manifest))
+        }
         digests = dict(manifest["sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not the manifest of a run ({error!r}); train this run again") from error

@@ -319,6 +319,29 @@ def manifest(study_path: Path, results: Path) -> None:
 
 
 @cli.command()
+@_study_option
+@_results_option
+@_partial_option
+@_state_option
+def provenance(study_path: Path, results: Path, allow_partial: bool, state: Path | None) -> None:
+    """Gather where the runs of a study come from: source, software, hardware, seeds, times, total cost."""
+    from moerl.report import provenance as stage
+
+    stage.run(load_study(study_path), results, state, allow_partial)
+
+
+@cli.command()
+@click.argument("source", type=_FILE)
+@click.argument("page", type=_FILE)
+@click.option("--title", required=True, help="Heading of a table; a document has its own.")
+def page(source: Path, page: Path, title: str) -> None:
+    """Show a table (CSV) or a document (Markdown) as an HTML page."""
+    from moerl.report.pages import write_page
+
+    write_page(source, page, title)
+
+
+@cli.command()
 @click.argument("archive", type=_FILE)
 @_look_study_option
 @_look_results_option

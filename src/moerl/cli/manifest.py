@@ -20,6 +20,7 @@ from moerl.study.paths import (
     figure_files,
     files_of_run,
     left_out_file,
+    parameters_file,
     run_dir,
     scores_file,
     spec_table_files,
@@ -41,6 +42,7 @@ def products(study: Study, results: Path) -> Iterator[Path]:
                 yield from sorted((folder / "snapshots").glob("*.safetensors"))
     for name in made_tables(study):
         yield from spec_table_files(results, name)
+    yield parameters_file(results)
     for name in study.usual_figures:
         figure = study.figures[name]
         if figure.over == "hours":

@@ -92,6 +92,21 @@ def spec_table_files(results: Path, table: str) -> tuple[Path, Path, Path]:
     return base / f"{table}.csv", base / f"{table}.tex", base / f"{table}.md"
 
 
+def parameters_file(results: Path) -> Path:
+    """The networks' numbers of parameters."""
+    return results / "tables" / "parameters.csv"
+
+
+def provenance_files(results: Path) -> tuple[Path, Path]:
+    """Where the runs come from: a document, and a table of them."""
+    return results / "report" / "provenance.md", results / "report" / "runs.csv"
+
+
+def page_file(results: Path, page: str) -> Path:
+    """One page of the report."""
+    return results / "report" / f"{page}.html"
+
+
 def figure_files(results: Path, figure: str) -> tuple[Path, Path, Path]:
     """One figure as PDF, PNG and SVG."""
     base = results / "figures"

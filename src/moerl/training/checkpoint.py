@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 import moerl
 from moerl.agents.value import ValueAgent
 from moerl.atari.action_log import ActionLog
+from moerl.study.checkout import GitState, git_state, processor
 from moerl.study.errors import UserError
 from moerl.study.specs import FRAMES_PER_STEP, TrainSpec
 from moerl.study.standing import Divergence, read_divergence
@@ -57,6 +58,8 @@ class RunFolders:
     timing: list[TimingRow] = field(default_factory=list)
     seconds: float = 0.0
     """Training seconds up to the checkpoint that was found, interruptions left out."""
+    source: GitState | None = field(default_factory=git_state)
+    """The checkout that trains, as it was when the job began: it may be another one by the time it ends."""
     _restored_from: Path | None = None
     _good: tuple[Path, int] | None = None
     """The newest checkpoint known to be good, and its agent steps."""
@@ -313,4 +316,6 @@ def _manifest(lane: Lane, folder: RunFolders, digests: dict[str, str]) -> dict[s
         "python": platform.python_version(),
         "host": platform.node(),
         "device": jax.devices()[0].device_kind,
+        "processor": processor(),
+        "git": folder.source,
     }
