@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import ConfigDict, create_model
 
-from moerl.study import closure
+from moerl.study.closure import module_closure, module_digest, python_folder
 from moerl.study.errors import one_of
 from moerl.study.specs import Frozen
 
@@ -50,10 +50,12 @@ def module_source(path: str) -> ModuleSource:
     every mixture declares.
     """
     module, _, name = path.partition(":")
-    file = _found(module)
+    file = _find(module)
+    if file is None:
+        raise ValueError(f"no Python file of a module {module!r}; put its folder on PYTHONPATH or install it")
     try:
         tree = ast.parse(file.read_bytes(), filename=str(file))
-        digest = closure.module_digest(module, file)
+        digest = module_digest(module, file)
     except SyntaxError as error:
         problem = f"line {error.lineno}: {error.msg}"
         raise ValueError(f"{error.filename} is not valid Python ({problem})") from error
@@ -77,19 +79,17 @@ def module_source(path: str) -> ModuleSource:
 
 
 def module_files(path: str) -> dict[str, Path]:
-    """The files that the digest of the class at `path` is over: name below the Python path → file.
+    """The source that the digest of the class at `path` is over: name below the Python path → file.
 
-    Raises ValueError if it is not found.
+    Raises ValueError if it is not found, SyntaxError if it is not valid Python.
     """
     module = path.partition(":")[0]
-    return closure.module_files(module, _found(module))
-
-
-def _found(module: str) -> Path:
     file = _find(module)
     if file is None:
-        raise ValueError(f"no Python file of a module {module!r}; put its folder on PYTHONPATH or install it")
-    return file
+        raise ValueError(f"no Python file of a module {module!r}")
+    folder = python_folder(module, file)
+    paths = [source.path for source in module_closure(module, file).values()]
+    return {path.relative_to(folder).as_posix(): path for path in paths}
 
 
 def _find(module: str) -> Path | None:
