@@ -63,9 +63,9 @@ def browser() -> Iterator[Browser]:
         launched.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def page(browser: Browser, results: Path) -> Iterator[Page]:
-    """The report, just opened. Scripts that fail in it fail the test."""
+    """The report, wherever the test before left it. Scripts that fail in it are an error."""
     context = browser.new_context(offline=True, viewport={"width": 1600, "height": 900})
     opened, errors = context.new_page(), list[str]()
     opened.on("pageerror", lambda error: errors.append(str(error)))
@@ -77,14 +77,14 @@ def page(browser: Browser, results: Path) -> Iterator[Page]:
 
 
 def chapters(page: Page) -> list[str]:
-    """What the menu lists under "Results"."""
+    """What the menu of the first page lists under "Results"."""
     items: list[str] = page.locator(f"{MENU} li").all_inner_texts()
     return items[[item.lower() for item in items].index("results") + 1 :]
 
 
 def enter(page: Page, chapter: str) -> None:
     """Go to a chapter from wherever the report stands."""
-    page.reload()
+    page.locator(f"{MENU} > div > nav li a").first.click()  # home
     page.locator(f"{MENU} li a").get_by_text(chapter, exact=True).click()
     page.locator(LINES).first.wait_for()
 
