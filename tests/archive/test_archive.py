@@ -354,12 +354,15 @@ def test_the_source_of_a_module_of_ones_own_is_archived_as_text_and_found_where_
     source = CHECKOUT / "docs" / "examples" / "topk.py"
     there = tmp_path / "mine" / "pack" / "topk.py"
     there.parent.mkdir(parents=True)
-    there.write_text(f"{source.read_text()}\nraise RuntimeError('this was run')\n")
+    there.write_text(f"{source.read_text()}\nfrom .near import K\nraise RuntimeError('this was run')\n")
+    for name in ("__init__.py", "near.py", "unused.py"):
+        (there.parent / name).write_text("K = 2\n")
+    shutil.copy2(source, there.with_name("spare.py"))  # of a variant that no figure shows
     variant = "{encoder: cnn, module: 'pack.topk:TopKMoE', num_experts: 8, tokens: perconv, options: {k: 2}}"
     series = "add_series: [{name: Top2, variants: [cnn-top2]}]"
     settings = {
         "figures": f"{{learning: {PONG.replace('}', f', {series}}}')}}}",
-        "extra": f"variants: {{cnn-top2: {variant}}}",
+        "extra": f"variants: {{cnn-top2: {variant}, spare: {variant.replace('topk', 'spare')}}}",
     }
     with monkeypatch.context() as patched:
         patched.syspath_prepend(tmp_path / "mine")
@@ -368,8 +371,11 @@ def test_the_source_of_a_module_of_ones_own_is_archived_as_text_and_found_where_
             publish(study, run, results)
         make(study, results)
         export(Standing(study, results), tmp_path / "results.zip")
-    assert "export PYTHONPATH=FOLDER/modules" in contents(tmp_path / "results.zip")["README.md"].decode()
-    there.unlink()
+    held = contents(tmp_path / "results.zip")
+    assert "export PYTHONPATH=FOLDER/modules" in held["README.md"].decode()
+    modules = {name for name in held if name.startswith("modules/")}
+    assert modules == {f"modules/pack/{name}.py" for name in ("topk", "spare", "__init__", "near")}
+    shutil.rmtree(there.parent)
     with zipfile.ZipFile(tmp_path / "results.zip") as opened:
         opened.extractall(tmp_path / "unpacked")
     monkeypatch.syspath_prepend(tmp_path / "unpacked" / "modules")

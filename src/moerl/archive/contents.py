@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from moerl.archive.dictionary import Kind
-from moerl.study.config import config_dir
+from moerl.study.config import config_dir, read_yaml
 from moerl.study.expansion import Run, Study
 from moerl.study.modules import module_files
 from moerl.study.origin import Origin
@@ -140,7 +140,8 @@ def configuration(study: Study) -> dict[str, Path]:
     shared = config_dir(study.path)
     files = {f"config/{name}": shared / name for name in _SHARED}
     shown = {cell.variant for figure in study.figures.values() for cell in study.figure_cells(figure)}
-    for variant in map(study.variants.__getitem__, sorted(shown)):
+    own_variants = read_yaml(study.path).get("variants", {})
+    for variant in map(study.variants.__getitem__, sorted(shown.union(own_variants))):
         if variant.custom:
             own = module_files(str(variant.module))
             files |= {f"{MODULES}/{name}": path for name, path in own.items()}

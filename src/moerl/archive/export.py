@@ -208,7 +208,8 @@ def _readme(study: Study, figures: Sequence[str], runs: int, left_out: Sequence[
     if modules:
         lines += [
             f"`{MODULES}/` is the source of mixtures of experts that are none of the paper's. Nothing runs",
-            "it before it is on the Python path, as below: read it first. What it imports is not in here.",
+            "it before it is on the Python path, as below: read it first. Libraries that it imports are",
+            "not in here.",
             "",
         ]
     lines += [

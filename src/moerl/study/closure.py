@@ -10,6 +10,7 @@ import ast
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import resolve_name
 from pathlib import Path
@@ -20,8 +21,17 @@ INSTALLED = ("site-packages", "dist-packages")
 
 FileOf = Callable[[str], Path | None]
 """The file of a module by its dotted name; None if it is none of those that count."""
-Read = tuple[str, list[str]]
-"""Normalised source of a file, and the names it imports (modules, or things inside modules)."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a file of Python says."""
+
+    path: Path
+    text: str
+    """Without comments, docstrings and formatting."""
+    imports: tuple[str, ...]
+    """Names of modules, or of things inside modules; relative ones begin with their dots."""
 
 
 def closure_digest(root: str, source: Path | None = None) -> str:
@@ -34,8 +44,8 @@ def closure_digest(root: str, source: Path | None = None) -> str:
     Raises ModuleNotFoundError if there is no such module.
     """
     digest = hashlib.sha256()
-    for module, text in sorted(_own_closure(root, source or Path(__file__).parents[2]).items()):
-        digest.update(f"{module}\n{text}\n".encode())
+    for module, found in sorted(_own_closure(root, source or Path(__file__).parents[2]).items()):
+        digest.update(f"{module}\n{found.text}\n".encode())
     return digest.hexdigest()[:16]
 
 
@@ -49,10 +59,19 @@ def import_closure(root: str, source: Path) -> set[str]:
 
 
 def module_digest(module: str, file: Path) -> str:
-    """First 16 hex digits of the SHA-256 over the normalised source of a user's module and what it imports.
+    """First 16 hex digits of the SHA-256 over the normalised source of `module_closure`; raises the same."""
+    sources = module_closure(module, file)
+    digest = hashlib.sha256(sources.pop(module).text.encode())
+    for name, found in sorted(sources.items()):
+        digest.update(f"\n{name}\n{found.text}".encode())
+    return digest.hexdigest()[:16]
 
-    Of what it imports, the files below the folder on the Python path that it comes from count, with the
-    packages around them. Of installed modules, only those of its own package; this package's never.
+
+def module_closure(module: str, file: Path) -> dict[str, Source]:
+    """By dotted name, the source of a user's module, what it imports however deep, and their packages.
+
+    Of what it imports, the files below the folder on the Python path that it comes from count. Of
+    installed modules, only those of its own package; this package's never.
 
     Args:
         module: Its dotted name.
@@ -60,8 +79,7 @@ def module_digest(module: str, file: Path) -> str:
 
     Raises SyntaxError, with the name of the file, if one of them is not valid Python.
     """
-    top, *inner = module.split(".")
-    folder = file.parents[len(inner) + (file.name == "__init__.py")]
+    top, folder = module.partition(".")[0], python_folder(module, file)
 
     def file_of(name: str) -> Path | None:
         if name == module:
@@ -70,15 +88,16 @@ def module_digest(module: str, file: Path) -> str:
         strange = first == PACKAGE or (first != top and folder.name in INSTALLED)
         return None if strange else _file(name, folder)
 
-    sources = _closure(module, file_of, _read)
-    digest = hashlib.sha256(sources.pop(module).encode())
-    for name, text in sorted(sources.items()):
-        digest.update(f"\n{name}\n{text}".encode())
-    return digest.hexdigest()[:16]
+    return _closure(module, file_of, _read)
 
 
-def _own_closure(root: str, source: Path) -> dict[str, str]:
-    """Dotted name → normalised source of the modules of `import_closure`."""
+def python_folder(module: str, file: Path) -> Path:
+    """The folder on the Python path from which `file` is imported as `module`."""
+    return file.parents[module.count(".") + (file.name == "__init__.py")]
+
+
+def _own_closure(root: str, source: Path) -> dict[str, Source]:
+    """By dotted name, the modules of `import_closure`."""
 
     def file_of(name: str) -> Path | None:
         return _file(name, source) if name.startswith(f"{PACKAGE}.") else None
@@ -88,19 +107,19 @@ def _own_closure(root: str, source: Path) -> dict[str, str]:
     return _closure(root, file_of, _read_once)
 
 
-def _closure(root: str, file_of: FileOf, read: Callable[[Path], Read]) -> dict[str, str]:
-    """Dotted name → normalised source of `root`, all it imports however deep, and their packages."""
-    found: dict[str, str] = {}
+def _closure(root: str, file_of: FileOf, read: Callable[[Path], Source]) -> dict[str, Source]:
+    """By dotted name, `root`, all it imports however deep, and their packages."""
+    found: dict[str, Source] = {}
     waiting = [root]
     while waiting:
         module = waiting.pop()
         if not module or module in found or (path := file_of(module)) is None:
             continue
-        found[module], imported = read(path)
+        found[module] = read(path)
         parent = module.rpartition(".")[0]
         package = module if path.name == "__init__.py" else parent
         waiting.append(parent)
-        for name in imported:
+        for name in found[module].imports:
             with suppress(ImportError):  # a relative import that leads out of its package fails when it runs
                 waiting.append(resolve_name(name, package))
     return found
@@ -113,10 +132,10 @@ def _file(module: str, source: Path) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _read(path: Path) -> Read:
+def _read(path: Path) -> Source:
     tree = ast.parse(path.read_bytes(), filename=str(path))
-    imported = list(_imports(tree))
-    return _normalised(tree), imported
+    imported = tuple(_imports(tree))
+    return Source(path, _normalised(tree), imported)
 
 
 _read_once = cache(_read)
@@ -141,7 +160,6 @@ def _is_text(statement: ast.stmt) -> bool:
 
 
 def _imports(tree: ast.Module) -> Iterator[str]:
-    """The names that a file imports; relative ones begin with their dots."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

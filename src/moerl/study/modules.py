@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import ConfigDict, create_model
 
-from moerl.study.closure import module_digest
+from moerl.study.closure import module_closure, module_digest, python_folder
 from moerl.study.errors import one_of
 from moerl.study.specs import Frozen
 
@@ -81,15 +81,15 @@ def module_source(path: str) -> ModuleSource:
 def module_files(path: str) -> dict[str, Path]:
     """The source that the digest of the class at `path` is over: name below the Python path → file.
 
-    Raises ValueError if it is not found.
+    Raises ValueError if it is not found, SyntaxError if it is not valid Python.
     """
     module = path.partition(":")[0]
     file = _find(module)
     if file is None:
         raise ValueError(f"no Python file of a module {module!r}")
-    parts = module.split(".")
-    folder = parts if file.stem == "__init__" else parts[:-1]
-    return {"/".join([*folder, file.name]): file}
+    folder = python_folder(module, file)
+    paths = [source.path for source in module_closure(module, file).values()]
+    return {path.relative_to(folder).as_posix(): path for path in paths}
 
 
 def _find(module: str) -> Path | None:
