@@ -15,6 +15,8 @@ from matplotlib.image import imread
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 from tiny_project import Project
 
+from moerl.study.checkout import processor
+
 pytestmark = pytest.mark.long
 
 MENU, CONTENT = "#app > div > nav", "#app > div > div.grow"
@@ -151,7 +153,10 @@ def test_provenance_tells_versions_hardware_and_cost(page: Page) -> None:
     assert headings == ["Cost by agent", "Hardware", "Source and software that trained"]
     columns = inside.locator("table").last.locator("th").all_inner_texts()
     assert {"git commit", "moerl", "jax", "ale-py", "python"} <= set(columns)
-    assert "CPU-hours and 0 GPU-hours of training" in inside.inner_text()
+    said = inside.inner_text()
+    assert "CPU-hours and 0 GPU-hours of training" in said
+    assert processor() in said
+    assert "no git checkout" in said  # the project is a copy
 
 
 @pytest.mark.parametrize(("chapter", "result"), FILES)
