@@ -10,7 +10,7 @@ import pytest
 from synthetic_study import write_runs
 
 from moerl.cli.manifest import products
-from moerl.cli.sizes import KNOWN, Sizes
+from moerl.cli.sizes import Sizes
 from moerl.figures import stage
 from moerl.figures.learning import learning_figure
 from moerl.figures.scaling import scaling_figure
@@ -22,6 +22,7 @@ from moerl.study.config import load_study
 from moerl.study.errors import UserError
 from moerl.study.expansion import Study
 from moerl.study.paths import figure_files, run_dir, scores_file, table_files
+from moerl.study.sizes import KNOWN
 
 MakeStudy = Callable[..., Study]
 BOTH = "{dqn: {}, rainbow: {}}"

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from moerl.cli.plan import RECORDS, make_plan, print_plan, readable_bytes
-from moerl.cli.sizes import ACTIONS, KNOWN, Sizes, counted, size_dependencies
+from moerl.cli.sizes import ACTIONS, Sizes, counted
 from moerl.study.config import load_study
 from moerl.study.costs import Record, cost, read_records
 from moerl.study.errors import UserError
@@ -28,6 +28,7 @@ from moerl.study.paths import (
     table_files,
 )
 from moerl.study.plan import count, group, work
+from moerl.study.sizes import KNOWN, size_dependencies
 from moerl.study.standing import Divergence, Standing, differences
 from moerl.study.tables import made_tables
 

@@ -11,7 +11,6 @@ from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 
-from moerl.cli.sizes import KNOWN, Sizes, size_dependencies
 from moerl.study.captions import caption, scored_games
 from moerl.study.chapters import (
     FIDELITY,
@@ -54,6 +53,7 @@ from moerl.study.reference import (
     views_with_reference,
     wanted_games,
 )
+from moerl.study.sizes import KNOWN, KnownSizes, size_dependencies
 from moerl.study.specs import canonical_json
 from moerl.study.standing import Standing, unfinished
 from moerl.study.status import study_runs
@@ -119,7 +119,7 @@ STUDY_FILE = study_file()
 try:
     study = load_study(STUDY_FILE)
     TABLES = load_tables(study)
-    SIZES = Sizes(KNOWN)
+    SIZES = KnownSizes(KNOWN)
 except UserError as error:
     fail(error)
 

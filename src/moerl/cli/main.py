@@ -130,8 +130,9 @@ def scores(figure: str, study_path: Path, results: Path, allow_partial: bool, st
 @_partial_option
 def table(figure: str, study_path: Path, results: Path, allow_partial: bool) -> None:
     """Aggregate one figure's scores into the table of the numbers it plots (CSV, LaTeX)."""
-    from moerl.cli.sizes import KNOWN, Sizes
+    from moerl.cli.sizes import Sizes
     from moerl.statistics import table_stage
+    from moerl.study.sizes import KNOWN
 
     table_stage.run(load_study(study_path), figure, results, allow_partial, Sizes(KNOWN).of)
 

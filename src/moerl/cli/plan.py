@@ -11,11 +11,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from moerl.cli.sizes import KNOWN, Sizes
+from moerl.cli.sizes import Sizes
 from moerl.study.config import config_dir, shared_agents
 from moerl.study.costs import Cost, Device, cost, read_records
 from moerl.study.expansion import Cell, Study
 from moerl.study.plan import Work, group, work
+from moerl.study.sizes import KNOWN
 from moerl.study.specs import STACK_SIZE, Replay
 from moerl.study.standing import Standing
 from moerl.study.status import study_runs
