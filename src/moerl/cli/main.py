@@ -14,7 +14,8 @@ import click
 
 from moerl.study.config import load_study
 from moerl.study.errors import FailureError, UserError
-from moerl.study.expansion import Cell, Run
+from moerl.study.expansion import Cell, Run, Study
+from moerl.study.standing import Standing
 
 EXIT_LEFT_EARLY = 75  # EX_TEMPFAIL: saved, to be continued
 
@@ -37,6 +38,11 @@ _state_option = click.option(
     type=_FILE,
     help="Folder of in-progress state: tells diverged runs, keeps finished ones.",
 )
+
+
+def _standing(study: Study, results: Path | None, state: Path | None) -> Standing:
+    """How the runs of a study stand in the folders given, else in those where Snakemake puts them."""
+    return Standing(study, results or Path("results") / study.name, state or Path("state") / study.name)
 
 
 def _seeds(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]:
@@ -98,7 +104,6 @@ def analyse(
     """Dormant neurons, empirical NTK, feature norm, effective ranks and routing of one run's snapshots."""
     from moerl.cli.train import configure_jax
     from moerl.study.paths import analysis_file, run_dir, tokens_file
-    from moerl.study.standing import Standing
 
     study = load_study(study_path)
     configure_jax(study.cpu_threads)
@@ -208,11 +213,9 @@ def plan(
     from rich.console import Console
 
     from moerl.cli.plan import make_plan, print_plan, to_json
-    from moerl.study.standing import Standing
 
     study = load_study(study_path)
-    standing = Standing(study, results or Path("results") / study.name, state or Path("state") / study.name)
-    made = make_plan(standing, figures)
+    made = make_plan(_standing(study, results, state), figures)
     if as_json:
         print(to_json(made))
     else:
@@ -281,12 +284,10 @@ def tensorboard(
 ) -> None:
     """Mirror returns and losses, of finished and running runs, to event files for TensorBoard."""
     from moerl.cli import tensorboard as stage
-    from moerl.study.standing import Standing
 
     study = load_study(study_path)
-    standing = Standing(study, results or Path("results") / study.name, state or Path("state") / study.name)
     folder = (logdir or Path("tensorboard")) / study.name
-    stage.run(standing, figures, folder, every if watch else None)
+    stage.run(_standing(study, results, state), figures, folder, every if watch else None)
 
 
 @cli.command()
@@ -353,11 +354,9 @@ def export(
 ) -> None:
     """Write a study's results to one zip file, to be shared: tables, data dictionary, checksums."""
     from moerl.archive.export import export as write
-    from moerl.study.standing import Standing
 
     study = load_study(study_path)
-    standing = Standing(study, results or Path("results") / study.name, state or Path("state") / study.name)
-    manifest = write(standing, archive, allow_partial)
+    manifest = write(_standing(study, results, state), archive, allow_partial)
     click.echo(f"{archive}: {len(manifest.runs)} runs, {len(manifest.files)} files")
     for text in manifest.left_out:
         click.echo(f"left out: {text}")
