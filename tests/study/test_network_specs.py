@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from moerl.study.config import validate
 from moerl.study.errors import ConfigError
 from moerl.study.specs import Encoder, ExpertType, Module, NetworkSpec, Phi, Tokens
+from moerl.study.study_file import validate
 
 NETWORKS: dict[str, dict[str, Any]] = yaml.safe_load(
     (Path(__file__).parents[2] / "config" / "networks.yaml").read_text()

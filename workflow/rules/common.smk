@@ -24,7 +24,8 @@ from moerl.study.chapters import (
     title,
 )
 from moerl.study.closure import closure_digest
-from moerl.study.config import config_dir, load_study, read_yaml
+from moerl.study.config import config_dir, load_study
+from moerl.study.study_file import read_yaml
 from moerl.study.errors import UserError, one_of
 from moerl.study.expansion import Cell, Run
 from moerl.study.paths import (

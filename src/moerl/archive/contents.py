@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from moerl.archive.dictionary import Kind
-from moerl.study.config import config_dir, read_yaml
+from moerl.study.config import config_dir
 from moerl.study.expansion import Run, Study
 from moerl.study.modules import module_files
 from moerl.study.origin import Origin
@@ -34,6 +34,7 @@ from moerl.study.paths import (
     tokens_file,
 )
 from moerl.study.specs import Frozen, NonNegativeInt
+from moerl.study.study_file import read_yaml
 from moerl.study.tables import made_tables
 
 MANIFEST, DICTIONARY, README = "manifest.json", "data_dictionary.csv", "README.md"

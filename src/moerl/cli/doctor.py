@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.text import Text
 
 from moerl.cli.plan import make_plan, readable_bytes
-from moerl.study.config import read_yaml
 from moerl.study.errors import UserError
 from moerl.study.expansion import Study
 from moerl.study.standing import Standing
+from moerl.study.study_file import read_yaml
 
 CHECKOUT = Path(__file__).parents[3]
 MARKS = {"ok": ("✓", "green"), "absent": ("–", "dim"), "problem": ("✗", "bold red")}

@@ -17,11 +17,12 @@ from rich.table import Table
 
 from moerl.networks.counts import parameter_counts
 from moerl.statistics.latex import escape
-from moerl.study.config import config_dir, load_study, load_variants, read_yaml, shared_agents
+from moerl.study.config import config_dir, load_study, load_variants, shared_agents
 from moerl.study.errors import UserError, one_of
 from moerl.study.expansion import Study
 from moerl.study.figures import AGENT_TITLES, base_agent
 from moerl.study.specs import AgentSpec, HeadSpec, Module, NetworkSpec
+from moerl.study.study_file import read_yaml
 
 PAPER_ACTIONS = (6, 18)
 """Action counts shown when no study says which games are played: most games have one of these."""

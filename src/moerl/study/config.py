@@ -6,30 +6,19 @@ small YAML that picks figures and budgets from them and may add variants and ove
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any
 
-import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
-
+from moerl.study.deviations import PAPER_SETS, deviations
 from moerl.study.errors import ConfigError, one_of
-from moerl.study.expansion import Deviations, Study, frames_label
+from moerl.study.expansion import Study
 from moerl.study.figures import (
     AGENT_FAMILIES,
     AGENT_TITLES,
     COLOURED_EXPERTS,
-    ENCODER_TITLES,
     ROUTING_CHOICES,
     FigureOverride,
     FigureSpec,
@@ -42,176 +31,12 @@ from moerl.study.games import SET_TITLES, Game, GameChoice, game_sets, load_game
 from moerl.study.modules import module_source
 from moerl.study.specs import (
     ANALYSED_STATES,
-    FRAMES_PER_STEP,
     AgentSpec,
     Encoder,
-    Evaluation,
-    Frozen,
-    IterationEnd,
     NetworkSpec,
-    NonNegativeInt,
-    PositiveInt,
     Tokens,
 )
-
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
-PAPER_FRAMES = {
-    Score.TRAINING: {"short": 50_000_000, "full": 200_000_000, "iteration": 1_000_000},
-    Score.EVALUATION: {"short": 400_000, "full": 400_000, "iteration": 40_000},
-}
-"""The paper's budgets, in emulated frames; with evaluation: the Atari-100k protocol's."""
-PAPER_SCHEDULE: dict[Score, dict[str, Any]] = {
-    Score.TRAINING: {"iteration_end": IterationEnd.EPISODE, "max_noops": 0},
-    Score.EVALUATION: {
-        "iteration_end": IterationEnd.STEP,
-        "max_noops": 29,
-        "evaluation": Evaluation(episodes=100, epsilon=0.001),
-    },
-}
-"""The paper's settings of the schedule, besides its budgets (method 4.2, 4.7)."""
-PAPER_SEEDS = 5
-"""Seeds of a figure that does not say otherwise."""
-_ENDS = {IterationEnd.EPISODE: "with an episode", IterationEnd.STEP: "at a step"}
-PAPER_SETS = {"games20": "games20_paper"}
-"""Game sets as figures name them → the list printed in the paper (Appendix A)."""
-_FRAMES = re.compile(r"(\d+)([kM]?)")
-_Model = TypeVar("_Model")
-
-
-def parse_frames(value: Any) -> int:
-    """Emulated frames from an integer or a string such as "400", "8k" or "200M"."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        frames = value
-    elif isinstance(value, str) and (match := _FRAMES.fullmatch(value)):
-        frames = int(match[1]) * {"": 1, "k": 1_000, "M": 1_000_000}[match[2]]
-    else:
-        raise ValueError("must be a number of frames such as 8000, 8k or 200M")
-    if frames <= 0:
-        raise ValueError("must be a positive number of frames")
-    return frames
-
-
-Frames = Annotated[int, BeforeValidator(parse_frames)]
-
-
-class Milestones(Frozen):
-    """The study's lengths for the figures' `short` (paper: 50M) and `full` (paper: 200M) budgets."""
-
-    short: Frames
-    full: Frames
-
-
-class StudyFile(Frozen):
-    """The keys of a study YAML. Frames are emulated frames (4 per agent step)."""
-
-    name: str
-    agents: dict[str, dict[str, Any]]
-    """Agents trained in this study → overrides of their `agents.yaml` entry."""
-    figures: dict[str, FigureOverride]
-    variants: dict[str, NetworkSpec] = Field(default_factory=dict)
-    games: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
-    """Game sets that figures name → a set of games.tsv, a list of games, or a list of sets: figures then
-    aggregate over each of them. `games20` is the paper's list unless a study says otherwise."""
-    seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
-    seeds_per_job: PositiveInt
-    iteration_frames: Frames
-    milestones: Milestones
-    early_readout: Frames | None = None
-    """Second read-out of bar figures (paper App. A: 40M frames)."""
-    cpu_threads: PositiveInt = 1
-    """XLA threads per job on a CPU; part of the spec, because it changes rounding."""
-    snapshot_every: NonNegativeInt
-    """Iterations between the snapshots that are analysed."""
-    iteration_end: IterationEnd = IterationEnd.EPISODE
-    """Whether an iteration goes on to the end of its episode, or ends with the step."""
-    max_noops: NonNegativeInt = 0
-    """Most no-op steps that are skipped at the start of an episode."""
-    evaluation: Evaluation | None = None
-    """Games played after each iteration; figures show them if their `score` is `evaluation`."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> StudyFile:
-        if self.iteration_frames % FRAMES_PER_STEP:
-            raise ValueError(f"iteration_frames must be a multiple of {FRAMES_PER_STEP}")
-        for label in ("short", "full"):
-            frames = getattr(self.milestones, label)
-            if frames % self.iteration_frames:
-                raise ValueError(
-                    f"milestones.{label} ({frames} frames) must be a multiple of "
-                    f"iteration_frames ({self.iteration_frames})"
-                )
-        if self.milestones.short > self.milestones.full:
-            raise ValueError("milestones.short must not exceed milestones.full")
-        early = self.early_readout
-        if early and (early % self.iteration_frames or early > self.milestones.full):
-            raise ValueError(
-                f"early_readout ({early} frames) must be a multiple of iteration_frames "
-                f"({self.iteration_frames}) and not exceed milestones.full ({self.milestones.full})"
-            )
-        return self
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Parse a YAML mapping (safe loader). Raises ConfigError if absent, malformed or not a mapping."""
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(path, "", f"cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        problem = " ".join(str(error).split())
-        raise ConfigError(path, "", f"is not valid YAML ({problem})") from error
-    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise ConfigError(path, "", "must be a mapping with text keys")
-    return value
-
-
-def validate(kind: type[_Model], value: Any, file: Path, prefix: str = "") -> _Model:
-    """Validate `value` as `kind`; the first problem becomes a ConfigError with its YAML path."""
-    try:
-        return TypeAdapter(kind).validate_python(value)
-    except ValidationError as error:
-        # An unknown key explains a missing one next to it: report it first.
-        problems = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-        first = problems[0]
-        where = prefix
-        for part in first["loc"]:
-            if isinstance(part, int):
-                where += f"[{part}]"
-            elif NAME.match(str(part)):
-                where += f".{part}" if where else str(part)
-        raise ConfigError(file, where, _describe(kind, first)) from error
-
-
-def _describe(kind: Any, problem: Any) -> str:
-    value, context = problem["input"], problem.get("ctx", {})
-    match problem["type"]:
-        case "extra_forbidden":
-            return one_of(problem["loc"][-1], _fields_at(kind, problem["loc"][:-1]), "key")
-        case "missing":
-            return f"missing; required here are {', '.join(_fields_at(kind, problem['loc'][:-1]))}"
-        case "enum" | "literal_error":
-            allowed = re.findall(r"'([^']*)'", context["expected"])
-            return one_of(value, allowed, "value")
-        case _:
-            message = problem["msg"].removeprefix("Value error, ")
-            shown = "" if isinstance(value, dict) else f"bad value {value!r}: "
-            return f"{shown}{message[0].lower()}{message[1:]}"
-
-
-def _fields_at(kind: Any, location: tuple[Any, ...]) -> list[str]:
-    """Field names of the model that `location` points at, following fields, dict and tuple items."""
-    for part in location:
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            kind = kind.model_fields[part].annotation
-        else:
-            arguments = [a for a in getattr(kind, "__args__", ()) if a is not Ellipsis]
-            kind = arguments[-1] if arguments else kind
-        models = [a for a in getattr(kind, "__args__", ()) if isinstance(a, type) and issubclass(a, Frozen)]
-        if models and type(None) in kind.__args__:
-            kind = models[0]
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return list(kind.model_fields)
-    return []
+from moerl.study.study_file import NAME, StudyFile, read_yaml, validate
 
 
 def config_dir(study: Path) -> Path:
@@ -261,7 +86,7 @@ def load_study(path: Path) -> Study:
         iteration_end=file.iteration_end,
         max_noops=file.max_noops,
         evaluation=file.evaluation,
-        deviations=_deviations(file, shared / "figures.yaml", drawn_or_not_listed, games, trainable),
+        deviations=deviations(file, shared / "figures.yaml", drawn_or_not_listed, games, trainable),
     )
     variants.check(cell.variant for figure in study.figures.values() for cell in study.figure_cells(figure))
     return study
@@ -662,87 +487,3 @@ def _games(
     if not of_sets:
         return GameChoice(members)
     return union(members, sets) if len(members) > 1 else sets[members[0]]
-
-
-def _deviations(
-    file: StudyFile,
-    shared: Path,
-    figures: Mapping[str, FigureSpec],
-    games: Mapping[str, Game],
-    trainable: Mapping[str, AgentSpec],
-) -> Deviations:
-    configured = read_yaml(shared)
-    defaults = {name: trainable[name].model_dump() for name in file.agents}
-    changed = {
-        name: f"{AGENT_TITLES.get(name, name)}: {', '.join(keys)} changed"
-        for name, overrides in file.agents.items()
-        if (keys := [key for key, value in overrides.items() if value != defaults[name][key]])
-    }
-    budgets: dict[str, tuple[str, ...]] = {}
-    own: dict[str, tuple[str, ...]] = {}
-    for name, override in file.figures.items():
-        if name not in figures or figures[name].kind == "schematic":
-            continue
-        figure, found = figures[name], []
-        original = FigureSpec.model_validate(configured[name])
-        budgets[name] = tuple(_budget_deviations(file, figure, original.score))
-        if figure.kind == "routing":  # not in the paper; encoder, agent, game and seed are named in its title
-            own[name] = ()
-            continue
-        if figure.encoder is not original.encoder:
-            titles = ENCODER_TITLES[figure.encoder], ENCODER_TITLES[original.encoder]
-            found.append(f"{titles[0]} encoder instead of {titles[1]}")
-        if figure.score is not original.score:
-            found.append(f"{figure.score} returns instead of {original.score} returns")
-        if override.agent and override.agent != original.panels[0].agent:
-            title = AGENT_TITLES.get(override.agent, override.agent)
-            found.append(f"{title} instead of {original.panels[0].title}")
-        found += _other_games(figure, original, games)
-        found += [f"{series.name} added" for series in override.add_series]
-        own[name] = tuple(found)
-    for name, figure in figures.items():
-        agents = {agent for view in figure.views for _, _, agent, _ in view.places()}
-        agents |= {base_agent(agent) for agent in agents}
-        own[name] = (*own.get(name, ()), *(text for agent, text in changed.items() if agent in agents))
-    return Deviations(budgets, own)
-
-
-def _other_games(figure: FigureSpec, original: FigureSpec, games: Mapping[str, Game]) -> Iterator[str]:
-    """How the games of a figure's panels differ from those of the paper's, as they are configured."""
-    sets = game_sets(dict(games))
-    listed = [panel.games or original.games for panel in original.panels]
-    printed = [frozenset(sets[PAPER_SETS.get(one, one)] if isinstance(one, str) else one) for one in listed]
-    shown = [frozenset(view.games) for view in figure.views]
-    new = [game for view in figure.views if frozenset(view.games) not in printed for game in view.games]
-    if new:
-        few = list(dict.fromkeys(new))
-        said = ", ".join(few) if len(few) <= 4 else f"{len(few)} games"
-        gone = frozenset[str]().union(*(one for one in printed if one not in shown))
-        yield f"{said} instead of the paper's {len(gone)} games" if gone else f"{said} in panels of their own"
-
-
-def _budget_deviations(file: StudyFile, figure: FigureSpec, score: Score) -> Iterator[str]:
-    """How a study's budget and schedule fall short of the paper's for a figure that shows `score` there."""
-    budgets = PAPER_FRAMES[score]
-    frames, printed = getattr(file.milestones, figure.milestone), budgets[figure.milestone]
-    if frames != printed:
-        yield f"{frames_label(frames)} frames instead of {frames_label(printed)}"
-    needed = figure.seeds or PAPER_SEEDS
-    if figure.kind != "routing" and len(file.seeds) < needed:
-        yield f"{len(file.seeds)} seed{'s' if len(file.seeds) > 1 else ''} instead of {needed}"
-    if file.iteration_frames != budgets["iteration"]:
-        yield (
-            f"iterations of {frames_label(file.iteration_frames)} frames "
-            f"instead of {frames_label(budgets['iteration'])}"
-        )
-    expected = PAPER_SCHEDULE[score]
-    if file.iteration_end is not expected["iteration_end"]:
-        yield f"iterations end {_ENDS[file.iteration_end]} instead of {_ENDS[expected['iteration_end']]}"
-    if file.max_noops != expected["max_noops"]:
-        yield f"episodes begin with up to {file.max_noops} no-op steps instead of {expected['max_noops']}"
-    if figure.score is Score.EVALUATION and file.evaluation != expected.get("evaluation", file.evaluation):
-        assert file.evaluation is not None
-        yield (
-            f"evaluation of {file.evaluation.episodes} episodes at ε = {file.evaluation.epsilon:g} "
-            f"instead of {expected['evaluation'].episodes} at {expected['evaluation'].epsilon:g}"
-        )

@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from moerl.study.config import config_dir, read_yaml, validate
+from moerl.study.config import config_dir
 from moerl.study.errors import UserError, one_of
 from moerl.study.expansion import Study
 from moerl.study.figures import AGENT_TITLES, ENCODER_TITLES
 from moerl.study.specs import Frozen
+from moerl.study.study_file import read_yaml, validate
 
 Value = bool | int | float | str | None
 
