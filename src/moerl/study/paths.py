@@ -37,12 +37,12 @@ def files_of_run(study: Study) -> tuple[str, ...]:
 
 def run_dir(results: Path, run: Run) -> Path:
     """Folder of one run's outputs at one milestone."""
-    return results / "runs" / run.agent / run.variant / run.game / f"seed{run.seed}" / run.milestone
+    return results.joinpath("runs", run.agent, run.variant, run.game, f"seed{run.seed}", run.milestone)
 
 
 def state_dir(state: Path, run: Run) -> Path:
     """Folder of one run's in-progress state, shared by its milestones; never a declared output."""
-    return state / run.agent / run.variant / run.game / f"seed{run.seed}"
+    return state.joinpath(run.agent, run.variant, run.game, f"seed{run.seed}")
 
 
 def train_log(logs: Path, run: Run, pack: Sequence[int]) -> Path:
@@ -53,7 +53,7 @@ def train_log(logs: Path, run: Run, pack: Sequence[int]) -> Path:
 
 def divergence_file(state: Path, run: Run) -> Path:
     """Record of a run that diverged; shared by its milestones."""
-    return state_dir(state, run) / "diverged.json"
+    return state.joinpath(run.agent, run.variant, run.game, f"seed{run.seed}", "diverged.json")
 
 
 def analysis_file(results: Path, run: Run) -> Path:
