@@ -1,11 +1,12 @@
-"""Milliseconds of an update and a greedy action per network variant, with and without reusing freed memory.
+"""Milliseconds of an update and a greedy action per network variant, and what two settings of ours change.
 
-    python benchmarks/bench_update.py [--variants cnn-baseline cnn-softmoe8 …]
+    python benchmarks/bench_update.py [--variants cnn-baseline cnn-softmoe8 …] [--threads 2]
 
-A process measures all variants under one memory policy (two XLA threads, batch 32, 6 actions): one update
-of each in turn, so that a change in the machine's load meets all of them. `keep` is what `moerl train` does
-(`keep_freed_memory`), `return` is glibc's default; processes of both alternate. Prints medians, and the ratio
-to the first variant. Writes benchmarks/results/bench_update.json.
+A process measures all variants under one policy (batch 32, 6 actions): one update of each in turn, so that a
+change in the machine's load meets all of them. Processes of all policies alternate: `moerl` is what `moerl
+train` does, `return` returns freed memory to the system (glibc's default, see `keep_freed_memory`), `ynnpack`
+leaves convolutions to YNNPACK (XLA's default, see `XLA_FLAGS`). Prints medians, and the ratio to the first
+variant. Writes benchmarks/results/bench_update.json.
 """
 
 from __future__ import annotations
@@ -26,15 +27,18 @@ ROOT = Path(__file__).parents[1]
 
 
 UPDATES, ACTIONS = 40, 200
+POLICIES = ("return", "ynnpack", "moerl")
 
 
-def worker(memory: str, variants: list[str]) -> None:
-    """Measure the variants under one memory policy; prints a JSON line for each."""
+def worker(policy: str, threads: int, variants: list[str]) -> None:
+    """Measure the variants under one policy; prints a JSON line for each."""
     from moerl.cli import train
 
-    if memory == "return":
+    if policy == "return":
         train.keep_freed_memory = lambda: None
-    train.configure_jax(threads=2)
+    if policy == "ynnpack":
+        del train.XLA_FLAGS["xla_cpu_experimental_ynn_fusion_type"]
+    train.configure_jax(threads)
     import jax
     import numpy as np
 
@@ -66,7 +70,7 @@ def worker(memory: str, variants: list[str]) -> None:
     actions = timed({variant: one["act"] for variant, one in made.items()}, ACTIONS)
     for variant in variants:
         milliseconds = {"update": updates[variant], "act": actions[variant]}
-        print(json.dumps({"variant": variant, "memory": memory, "milliseconds": milliseconds}))
+        print(json.dumps({"variant": variant, "policy": policy, "milliseconds": milliseconds}))
 
 
 def timed(work: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
@@ -82,35 +86,38 @@ def timed(work: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[fl
 
 
 def main() -> None:
-    """Run both policies in turn and print medians and ratios."""
+    """Run the policies in turn and print medians and ratios."""
     if sys.argv[1:2] == ["--worker"]:
-        worker(sys.argv[2], sys.argv[3:])
+        worker(sys.argv[2], int(sys.argv[3]), sys.argv[4:])
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     default = ["cnn-baseline", "cnn-softmoe8", "cnn-top1-8"]
     parser.add_argument("--variants", nargs="+", default=default)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2, help="of XLA")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "bench_update.json")
     arguments = parser.parse_args()
+    record = {"hardware": hardware(), "threads": arguments.threads}
     rows = []
     for _ in range(arguments.repeats):
-        for memory in ("return", "keep"):
-            command = [sys.executable, __file__, "--worker", memory, *arguments.variants]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
+        for policy in POLICIES:
+            command = [sys.executable, __file__, "--worker", policy, str(arguments.threads)]
+            done = subprocess.run([*command, *arguments.variants], capture_output=True, text=True, check=True)
             rows += [json.loads(line) for line in done.stdout.splitlines()]
     for what in ("update", "act"):
         for variant in arguments.variants:
-            before, after = (median(rows, variant, memory, what) for memory in ("return", "keep"))
-            times = after / median(rows, arguments.variants[0], "keep", what)
-            print(f"{variant:<16} {what:<7} {before:7.2f} → {after:7.2f} ms, {times:.2f} times the first")
-    record = {"hardware": hardware(), "measurements": rows}
-    out = ROOT / "benchmarks" / "results" / "bench_update.json"
-    out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps(record, indent=1) + "\n")
+            found = {policy: median(rows, variant, policy, what) for policy in POLICIES}
+            times = found["moerl"] / median(rows, arguments.variants[0], "moerl", what)
+            shown = ", ".join(f"{policy} {ms:.2f}" for policy, ms in found.items())
+            print(f"{variant:<16} {what:<7} {shown} ms; {times:.2f} times the first")
+    record["measurements"] = rows
+    arguments.out.parent.mkdir(exist_ok=True)
+    arguments.out.write_text(json.dumps(record) + "\n")
 
 
-def median(rows: list[dict[str, Any]], variant: str, memory: str, what: str) -> float:
+def median(rows: list[dict[str, Any]], variant: str, policy: str, what: str) -> float:
     """Over all processes."""
-    mine = [r for r in rows if (r["variant"], r["memory"]) == (variant, memory)]
+    mine = [r for r in rows if (r["variant"], r["policy"]) == (variant, policy)]
     return statistics.median(t for r in mine for t in r["milliseconds"][what])
 
 
