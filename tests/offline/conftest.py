@@ -1,37 +1,7 @@
-"""Small datasets: finished runs that act at random, so that nothing but their start is compiled."""
-
-import sys
-from dataclasses import dataclass
-from pathlib import Path
+"""Fixtures of the tests of datasets: two games, trained and converted once."""
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "training"))
-
-from tiny_runs import Tiny, tiny
-
-from moerl.study.specs import IterationEnd
-from moerl.training.checkpoint import RunFolders
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A run that was trained here."""
-
-    cell: Tiny
-    folder: Path
-    """Its results."""
-    folders: RunFolders
-
-
-def random_play(root: Path, game: str, steps: int, **hyper) -> Trained:
-    """Two iterations that never train; the second stops in the middle of an episode."""
-    cell = tiny(game, steps, 2, "cnn-baseline", min_replay_history=100_000, replay_capacity=2_000, **hyper)
-    schedule = cell.spec.schedule.model_copy(update={"snapshot_every": 0, "iteration_end": IterationEnd.STEP})
-    cell = Tiny(cell.spec.model_copy(update={"schedule": schedule}), cell.rom, cell.iterations)
-    cell.train(root)
-    folders = RunFolders(root / "state/seed0/end", root / "results/seed0/end")
-    return Trained(cell, folders.results, folders)
+from small_datasets import Case, Trained, make_case, random_play
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +11,14 @@ def breakout(tmp_path_factory) -> Trained:
 
 
 @pytest.fixture(scope="session")
-def pong(tmp_path_factory) -> Trained:
-    """One long episode that ends, and one that is running."""
-    return random_play(tmp_path_factory.mktemp("pong"), "Pong", 600)
+def cases(breakout, tmp_path_factory) -> dict[str, Case]:
+    """By game; Pong has one long episode that ends, and one that is running."""
+    pong = random_play(tmp_path_factory.mktemp("pong"), "Pong", 600)
+    runs = {"Breakout": breakout, "Pong": pong}
+    return {game: make_case(tmp_path_factory.mktemp(game), run) for game, run in runs.items()}
+
+
+@pytest.fixture(params=["Breakout", "Pong"])
+def case(request, cases) -> Case:
+    """Each of them."""
+    return cases[request.param]

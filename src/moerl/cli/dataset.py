@@ -25,7 +25,7 @@ _TRANSITION_BYTES = 84 * 84 + 8 + 7  # frame; what else the ring has of it; its 
 
 LEGACY = (
     "not made by moerl: the published data was recorded with the ROMs of atari-py, and agents that learn "
-    "from it are evaluated with those of ale-py, which can differ from game to game (from memory, not verified)"
+    "from it are evaluated with those of ale-py, which can differ from game to game (not verified)"
 )
 
 

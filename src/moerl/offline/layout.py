@@ -45,8 +45,10 @@ FILES = (*TYPES, ADD_COUNT, INVALID_RANGE)
 FACTS = "source.json"
 """Beside files that moerl wrote: the run that they are of."""
 MOST_ACTIONS = 18
-ROWS = 1024
-"""Frames decompressed at a time (7 MB)."""
+ROWS = 256
+"""Frames decompressed at a time (2 MB; gzip holds them three times)."""
+_WORKERS = 8
+"""Checkpoints read side by side at most: each takes up to 60 MB, most of it for its columns."""
 FETCH = (
     "fetch it from gs://atari-replay-datasets/dqn/<Game>/<run 1 to 5>/replay_logs/, or make a dataset of a "
     "finished DQN run with `moerl dataset convert`"
@@ -223,8 +225,8 @@ class Layout:
 
 
 def side_by_side(work: Callable[[int], _Result], items: Sequence[int], what: str) -> list[_Result]:
-    """`work` on every item, on all cores (zlib and NumPy leave Python's lock); the first error is raised."""
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    """`work` on every item, in threads (zlib and NumPy release Python's lock); the first error is raised."""
+    with ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), _WORKERS)) as pool:
         try:
             return [
                 future.result() for future in long_step([pool.submit(work, item) for item in items], what)

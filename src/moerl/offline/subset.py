@@ -62,7 +62,7 @@ def load_subset(source: Source | Path, percent: int, seed: int, n_step: int, gam
     """Load `percent` % of a dataset, chosen by `seed` (see `choose_episodes`).
 
     All of the data is read and checked first. Memory: 7,063 bytes per chosen transition, 8 per state, and
-    some 10 MB for every checkpoint that is read at a time.
+    half a gigabyte at most while it loads.
 
     Args:
         source: The dataset, or its folder.
