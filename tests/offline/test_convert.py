@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import io
@@ -20,6 +21,7 @@ from moerl.offline.convert import convert
 from moerl.offline.layout import FACTS, FILES, file_of
 from moerl.offline.recorded import RecordedRun
 from moerl.offline.source import DatasetError
+from moerl.study.errors import FailureError
 from moerl.training.lane import Lane
 from moerl.training.online import Pack
 from moerl.training.statefile import load, store
@@ -65,6 +67,7 @@ def test_files_are_those_of_np_save_and_name_no_time(case) -> None:
 def test_conversion_is_byte_reproducible_however_many_lanes(cases, tmp_path, monkeypatch) -> None:
     case = cases["Breakout"]
     monkeypatch.setattr(conversion.os, "sched_getaffinity", lambda _: range(3))
+    (tmp_path / "again").mkdir()
     convert(case.run, tmp_path / "again")
     digests = [
         {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
@@ -181,6 +184,16 @@ def test_returns_are_compared_with_those_on_record(copy) -> None:
     store(copy / "resume.safetensors", tensors, meta)
     with pytest.raises(DatasetError, match=r"a mean return of 0\.25 in iteration 1 instead of 1\.25"):
         RecordedRun.open(copy, 300).verify()
+
+
+def test_a_full_disk_leaves_nothing(cases, tmp_path, monkeypatch) -> None:
+    def full(*_) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(conversion.CheckpointWriter, "_flush", full)
+    with pytest.raises(FailureError, match=r"out: cannot be written \(No space left on device\)"):
+        convert(cases["Pong"].run, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
 
 
 def test_it_never_writes_over_something(breakout, tmp_path) -> None:

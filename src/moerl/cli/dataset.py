@@ -21,7 +21,7 @@ from moerl.offline.recorded import RecordedRun
 from moerl.offline.subset import open_source
 
 PERCENTS = (5, 10, 50, 100)
-_TRANSITION_BYTES = 84 * 84 + 8 + 7  # frame; what else the ring has of it; its number among the states
+_TRANSITION_BYTES = 84 * 84 + 7 + 8  # frame; what else the ring has of it; its number among the states
 
 LEGACY = (
     "not made by moerl: the published data was recorded with the ROMs of atari-py, and agents that learn "
@@ -56,8 +56,16 @@ def summary(path: Path, per_checkpoint: int) -> Summary:
 
 
 def _of_files(source: Layout) -> Summary:
-    columns = side_by_side(source.columns, range(len(source)), "checkpoints read")
-    transitions = sum(part.length for part in columns)
+    def look(checkpoint: int) -> tuple[int, int, set[int], float, float]:
+        columns = source.columns(checkpoint)
+        action, reward, terminal = (
+            values[columns.order] for values in (columns.action, columns.reward, columns.terminal)
+        )
+        actions = set(np.unique(action).tolist())
+        return columns.length, int(terminal.sum()), actions, float(reward.min()), float(reward.max())
+
+    found = side_by_side(look, range(len(source)), "checkpoints read")
+    lengths, episodes, actions, least, most = zip(*found, strict=True)
     warnings = [] if source.facts else [LEGACY]
     if source.facts and (then := source.facts.get("ale_py")) != (now := version("ale-py")):
         warnings.append(f"made with ale-py {then}, here is {now}: its ROMs may play differently")
@@ -65,14 +73,11 @@ def _of_files(source: Layout) -> Summary:
         layout="files",
         run=source.facts,
         checkpoints=len(source),
-        transitions=transitions,
-        episodes=sum(int(part.terminal[part.order].sum()) for part in columns),
-        actions=sorted({int(a) for part in columns for a in np.unique(part.action[part.order])}),
-        reward_range=[
-            float(min(part.reward[part.order].min() for part in columns)),
-            float(max(part.reward[part.order].max() for part in columns)),
-        ],
-        memory_bytes=_memory(transitions),
+        transitions=sum(lengths),
+        episodes=sum(episodes),
+        actions=sorted(set().union(*actions)),
+        reward_range=[min(least), max(most)],
+        memory_bytes=_memory(sum(lengths)),
         warnings=warnings,
     )
 

@@ -16,6 +16,7 @@ from moerl.offline.layout import FACTS
 from moerl.offline.recorded import RecordedRun
 from moerl.offline.source import DatasetError
 from moerl.offline.writer import CheckpointWriter
+from moerl.study.errors import FailureError
 
 
 def convert(run: RecordedRun, out: Path) -> None:
@@ -24,19 +25,22 @@ def convert(run: RecordedRun, out: Path) -> None:
     As many checkpoints are replayed side by side as there are cores; an episode that lies in two of them is
     replayed twice.
 
-    Raises DatasetError if `out` has something in it, or the log does not replay as it was recorded.
+    Raises DatasetError if `out` has something in it, or the log does not replay as it was recorded, and
+    FailureError if the disk is full.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DatasetError(f"{out}: exists and is not an empty folder; choose another name or delete it")
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a conversion that was killed
-    partial.mkdir(parents=True)
     try:
+        partial.mkdir(parents=True)
         cores = len(os.sched_getaffinity(0))
         for first in range(0, len(run), cores):
             _write(run, range(first, min(first + cores, len(run))), partial)
         (partial / FACTS).write_text(json.dumps(facts(run), indent=1) + "\n", encoding="utf-8")
         partial.replace(out)
+    except OSError as error:
+        raise FailureError(f"{out}: cannot be written ({error.strerror}); nothing was left there") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -54,7 +54,7 @@ FETCH = (
     "finished DQN run with `moerl dataset convert`"
 )
 
-_FrameBytes = int(np.prod(FRAME_SHAPE))
+_FRAME_BYTES = int(np.prod(FRAME_SHAPE))
 _Result = TypeVar("_Result")
 
 
@@ -176,7 +176,7 @@ class Layout:
         with open_array(path) as (shape, _, file):
             for first in range(0, shape[0], ROWS):
                 rows = min(ROWS, shape[0] - first)
-                data = _take(path, file, rows * _FrameBytes)
+                data = _take(path, file, rows * _FRAME_BYTES)
                 yield first, np.frombuffer(data, np.uint8).reshape(rows, *FRAME_SHAPE)
             _at_end(path, file)
 

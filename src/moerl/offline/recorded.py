@@ -83,10 +83,10 @@ class RecordedRun:
             tensors, facts = load(actions)
             resume = read_meta(folder / RESUME)
             log, spec = ActionLog.from_tensors(tensors), TrainSpec.model_validate(facts["spec"])
+            run = cls(folder, spec, facts["seed"], log, resume["rows"], facts["ale_py"], per_checkpoint)
         except (StateError, ValidationError, KeyError, ValueError) as error:
             said = " ".join(str(error).split())
             raise DatasetError(f"{actions}: not a usable action log ({said}); train the run again") from error
-        run = cls(folder, spec, facts["seed"], log, resume["rows"], facts["ale_py"], per_checkpoint)
         with actions.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != manifest["sha256"].get(ACTIONS) or run.seed != manifest["seed"]:
