@@ -378,6 +378,53 @@ def import_archive(archive: Path, study_path: Path, results: Path | None) -> Non
         click.echo(f"not in the archive: {text}")
 
 
+@cli.group()
+def dataset() -> None:
+    """Datasets for offline agents: files in the published layout, and finished runs."""
+
+
+_per_checkpoint_option = click.option(
+    "--transitions-per-checkpoint",
+    "per_checkpoint",
+    type=click.IntRange(min=1),
+    default=1_000_000,
+    show_default=True,
+    help="How a run is cut into checkpoints; files are already.",
+)
+
+
+@dataset.command()
+@click.argument("folder", type=_FILE)
+@_per_checkpoint_option
+@_json_option
+def info(folder: Path, per_checkpoint: int, as_json: bool) -> None:
+    """What a dataset holds, and how much memory its subsets take; its frames are not read."""
+    from moerl.cli import dataset as stage
+
+    found = stage.summary(folder, per_checkpoint)
+    click.echo(stage.to_json(found) if as_json else "\n".join(stage.lines(folder, found)))
+
+
+@dataset.command()
+@click.argument("folder", type=_FILE)
+def verify(folder: Path) -> None:
+    """Read all of a dataset, or replay all of a run: is it sound?"""
+    from moerl.cli import dataset as stage
+
+    click.echo(stage.verify(folder))
+
+
+@dataset.command()
+@click.argument("run", type=_FILE)
+@click.argument("out", type=_FILE)
+@_per_checkpoint_option
+def convert(run: Path, out: Path, per_checkpoint: int) -> None:
+    """Write the transitions of a finished run as files in the published layout."""
+    from moerl.cli import dataset as stage
+
+    click.echo(stage.write(run, out, per_checkpoint))
+
+
 @cli.command()
 @click.option("--study", "study_path", type=_FILE, help="Count a study's variants; default: all variants.")
 @click.option("--agent", "agents", multiple=True, help="Only this agent; may be given more than once.")

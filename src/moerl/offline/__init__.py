@@ -1,0 +1,1 @@
+"""Fixed datasets for offline agents: the published layout, and moerl's own action logs."""
