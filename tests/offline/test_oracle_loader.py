@@ -1,42 +1,28 @@
-"""The paper-era buffer loads what we write, and we read what it saves.
-
-The oracle's environment is found as in tests/parity/test_network_live.py.
-"""
+"""The paper-era buffer loads what we write, and we read what it saves."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from oracle_process import run_oracle
 
 from moerl.offline.layout import FILES, Layout, file_of
 from moerl.offline.subset import load_subset
 
 pytestmark = [pytest.mark.oracle, pytest.mark.long]
 
-ROOT = Path(__file__).parents[2]
 GAMMA = 0.99
 
 
 @pytest.fixture(scope="module")
 def oracle(cases, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the oracle makes of Breakout's files."""
-    python = Path(os.environ.get("MOERL_ORACLE_PYTHON", ROOT / ".venv-oracle" / "bin" / "python"))
-    if not python.exists():
-        absent = f"no oracle environment at {python}; `make parity` makes one"
-        if os.environ.get("MOERL_REQUIRE_ORACLE"):
-            pytest.fail(absent)
-        pytest.skip(absent)
     out = tmp_path_factory.mktemp("oracle")
-    script = ROOT / "envs" / "oracle_dataset.py"
-    command = [python, script, cases["Breakout"].files.folder, out]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    run_oracle("oracle_dataset.py", cases["Breakout"].files.folder, out)
     return out
 
 

@@ -1,18 +1,13 @@
-"""Networks, losses, gradients and Adam steps against the paper-era oracle, run here and now.
-
-The oracle's environment (envs/oracle.txt) is expected in `.venv-oracle`, or wherever the variable
-MOERL_ORACLE_PYTHON says its interpreter is. With MOERL_REQUIRE_ORACLE set its absence is a failure.
-"""
+"""Networks, losses, gradients and Adam steps against the paper-era oracle, run here and now."""
 
 from __future__ import annotations
 
-import os
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-from network_parity import ROOT, accepted_error, adam, compute, inputs
+from network_parity import accepted_error, adam, compute, inputs
+from oracle_process import run_oracle
 
 pytestmark = [pytest.mark.oracle, pytest.mark.long]
 
@@ -20,16 +15,8 @@ pytestmark = [pytest.mark.oracle, pytest.mark.long]
 @pytest.fixture(scope="module")
 def oracle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with every tensor the oracle computes."""
-    python = Path(os.environ.get("MOERL_ORACLE_PYTHON", ROOT / ".venv-oracle" / "bin" / "python"))
-    if not python.exists():
-        absent = f"no oracle environment at {python}; `make parity` makes one"
-        if os.environ.get("MOERL_REQUIRE_ORACLE"):
-            pytest.fail(absent)
-        pytest.skip(absent)
     directory = tmp_path_factory.mktemp("oracle")
-    script = ROOT / "envs" / "oracle_networks.py"
-    done = subprocess.run([python, script, "full", directory], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run_oracle("oracle_networks.py", "full", directory)
     return directory
 
 

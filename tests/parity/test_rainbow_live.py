@@ -1,14 +1,12 @@
-"""Rainbow, DER and DrQ(ε) against the paper-era oracle, run here and now; see `test_network_live`."""
+"""Rainbow, DER and DrQ(ε) against the paper-era oracle, run here and now."""
 
 from __future__ import annotations
 
-import os
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-from network_parity import ROOT
+from oracle_process import run_oracle
 from rainbow_parity import accepted_error, compute, inputs
 
 pytestmark = [pytest.mark.oracle, pytest.mark.long]
@@ -17,16 +15,8 @@ pytestmark = [pytest.mark.oracle, pytest.mark.long]
 @pytest.fixture(scope="module")
 def oracle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with every tensor the oracle computes."""
-    python = Path(os.environ.get("MOERL_ORACLE_PYTHON", ROOT / ".venv-oracle" / "bin" / "python"))
-    if not python.exists():
-        absent = f"no oracle environment at {python}; `make parity` makes one"
-        if os.environ.get("MOERL_REQUIRE_ORACLE"):
-            pytest.fail(absent)
-        pytest.skip(absent)
     directory = tmp_path_factory.mktemp("oracle")
-    script = ROOT / "envs" / "oracle_rainbow.py"
-    done = subprocess.run([python, script, "full", directory], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    run_oracle("oracle_rainbow.py", "full", directory)
     return directory
 
 
