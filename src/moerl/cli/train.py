@@ -52,7 +52,7 @@ XLA_FLAGS = {
     # A GPU's fastest kernels add in an order that differs between runs.
     "xla_gpu_deterministic_ops": "true",
     # On a CPU, XLA hands products and convolutions to YNNPACK, whose convolutions use one thread
-    # whatever the pool holds. Eigen's use all: two threads do a DQN update in 0.6 of the time.
+    # whatever the pool holds. Eigen's use all: two threads do a DQN update in 0.7 of the time.
     "xla_cpu_experimental_ynn_fusion_type": "-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION",
 }
 """Flag → value that training needs of XLA, where the user's own XLA_FLAGS do not name the flag."""
