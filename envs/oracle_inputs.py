@@ -39,7 +39,7 @@ RUNS = (*((case, "mse") for case in CASES), ("cnn-baseline", "huber"))
 EXPERT_UNITS = {"persamp": 32}
 """Hidden units of the experts where they are not 512: at full width PerSamp has 64M parameters."""
 STATES = 4
-BATCH_SEEDS = {"cnn": 114, "impala": 79, "impala-softmoe8-persamp": 216, "impala-top1-8-perfeat": 224}
+BATCH_SEEDS = {"cnn": 114, "impala": 79, "impala-softmoe8-persamp": 216, "impala-top1-8-perfeat": 228}
 """Seeds of the batches, by variant or else by encoder; see `batch`."""
 SAMPLE = 16
 SKETCH = 64
@@ -79,8 +79,8 @@ def batch(case: str) -> dict[str, np.ndarray]:
     """One batch of transitions; states are `[B, 4, 84, 84]` uint8, oldest frame first.
 
     Four states recur with different actions and rewards. A gradient is compared to 1e-5, but jumps
-    by more where a ReLU, max-pool or router decides on a difference smaller than rounding; few
-    states and the seeds keep every decision clear of that.
+    by more where a ReLU, max-pool or router decides on a difference smaller than rounding, which is
+    each machine's own; few states and the seeds keep every decision clear of that.
     """
     encoder = case.split("-", 1)[0]
     rng = generator(f"batch {encoder} {BATCH_SEEDS.get(case, BATCH_SEEDS[encoder])}")
