@@ -343,7 +343,7 @@ def test_command_line_exits_with_2_in_one_line_and_in_time(tmp_path):
     ],
 )
 def test_a_combination_that_does_not_exist_is_one_line(tmp_path, monkeypatch, capsys, agent, variant, hint):
-    cell = ["--agent", agent, "--variant", variant, "--game", "Pong", "--seeds", "0", "--milestone", "1600"]
+    cell = ["--agent", agent, "--variant", variant, "--game", "Pong", "--seeds", "0", "--milestone", "800"]
     folders = ["--results", str(tmp_path / "r"), "--state", str(tmp_path / "s")]
     monkeypatch.setattr("sys.argv", ["moerl", "train", "--study", str(DEMO), *cell, *folders])
     with pytest.raises(SystemExit) as left:

@@ -116,7 +116,7 @@ def installed(tmp_path: Path, script: str, *arguments: str) -> list[str]:
 
 
 def test_conda_environments_are_installed_as_make_installs_them(tmp_path: Path) -> None:
-    pip = "--quiet --disable-pip-version-check install"
+    pip = "--quiet --disable-pip-version-check install --no-compile"
     expected = [
         f"{pip} --require-hashes -r envs/build.txt",
         f"{pip} --require-hashes --no-build-isolation --use-pep517 -r envs/cpu.txt",

@@ -197,7 +197,7 @@ def test_the_command_exits_with_a_code_of_its_own(poisoned, tmp_path, monkeypatc
     path.write_text(json.dumps(record))
     cell = ["--agent", "dqn", "--variant", "cnn-baseline", "--game", "Asterix", "--seeds", "1"]
     folders = ["--results", str(tmp_path / "results"), "--state", str(tmp_path / "state")]
-    arguments = ["moerl", "train", "--study", str(DEMO), *cell, "--milestone", "1600", *folders]
+    arguments = ["moerl", "train", "--study", str(DEMO), *cell, "--milestone", "800", *folders]
     monkeypatch.setattr("sys.argv", arguments)
     monkeypatch.setattr("moerl.cli.train.configure_jax", lambda _: None)
     with pytest.raises(SystemExit) as left:

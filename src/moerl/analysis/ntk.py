@@ -17,7 +17,7 @@ import numpy.typing as npt
 from moerl.analysis.features import Array
 
 Gradient: TypeAlias = npt.NDArray[np.float32]
-"""`[W]`, or several of them as rows `[I, W]`."""
+"""`[W]`"""
 
 Row = Callable[[int], Gradient]
 """The gradient of the transition at an index of the batch."""
@@ -35,10 +35,10 @@ def gradient_gram(row: Row, batch: int, width: int, buffer_bytes: int = BUFFER_B
     gram = np.empty((batch, batch))
     blocks = _blocks(batch, width, buffer_bytes)
     for i, left in enumerate(blocks):
-        left_rows = _rows(row, left, width)
+        left_rows = [row(index) for index in left]
         gram[left.start : left.stop, left.start : left.stop] = _products(left_rows, left_rows)
         for right in blocks[i + 1 :]:
-            products = _products(left_rows, _rows(row, right, width))
+            products = _products(left_rows, [row(index) for index in right])
             gram[left.start : left.stop, right.start : right.stop] = products
             gram[right.start : right.stop, left.start : left.stop] = products.T
     return gram
@@ -51,23 +51,20 @@ def _blocks(batch: int, width: int, buffer_bytes: int) -> Sequence[range]:
     return [range(i, min(i + size, batch)) for i in range(0, batch, size)]
 
 
-def _rows(row: Row, indices: range, width: int) -> Gradient:
-    """The gradients at `indices`, `[len(indices), W]`."""
-    rows = np.empty((len(indices), width), np.float32)
-    for k, index in enumerate(indices):
-        rows[k] = row(index)
-    return rows
-
-
-def _products(left: Gradient, right: Gradient) -> Array:
-    """Dot products of the rows of `left` `[I, W]` and `right` `[K, W]`, in float64: `[I, K]`."""
+def _products(left: Sequence[Gradient], right: Sequence[Gradient]) -> Array:
+    """Dot products of `left` (I gradients `[W]`) and `right` (K of them), in float64: `[I, K]`."""
     products = np.zeros((len(left), len(right)))
-    for start in range(0, left.shape[1], _COLUMNS):
-        some = left[:, start : start + _COLUMNS].astype(np.float64)
+    for start in range(0, len(left[0]), _COLUMNS):
+        some = _columns(left, start)
         # One array on both sides lets BLAS compute one triangle: half the work, exact symmetry.
-        other = some if right is left else right[:, start : start + _COLUMNS].astype(np.float64)
+        other = some if right is left else _columns(right, start)
         products += some @ other.T
     return products
+
+
+def _columns(gradients: Sequence[Gradient], start: int) -> Array:
+    """`_COLUMNS` elements of each gradient (fewer at its end), as rows in float64."""
+    return np.array([gradient[start : start + _COLUMNS] for gradient in gradients], np.float64)
 
 
 def contaminated(gram: Array, outputs: Iterable[npt.ArrayLike]) -> Array:

@@ -18,6 +18,7 @@ from moerl.agents.value import Batch, Learner, Params, ValueAgent
 from moerl.analysis import dormant, features, ntk
 from moerl.analysis.features import Array
 from moerl.analysis.routing import routing_metrics
+from moerl.networks.noisy import SIGMAS
 from moerl.networks.q_network import NetworkOutput
 from moerl.study.specs import Module, TrainSpec
 from moerl.training.statefile import StateError, Tensors, load
@@ -116,11 +117,11 @@ def measure_batch(agent: ValueAgent, snapshot: Snapshot, batch: Batch, outputs: 
 def empirical_ntk(agent: ValueAgent, snapshot: Snapshot, batch: Batch) -> Array:
     """Dot products `[B, B]` of the per-transition gradients of the unweighted TD loss.
 
-    Gradients are with respect to all online parameters; targets come from the stored target
-    parameters and are held fixed.
+    Gradients are with respect to all online parameters that have one; targets come from the stored
+    target parameters and are held fixed.
     """
     targets = _targets(agent, snapshot.params, snapshot.target_params, batch)
-    width = sum(leaf.size for leaf in jax.tree.leaves(snapshot.params))
+    width = sum(leaf.size for leaf in _learning(snapshot.params))
 
     def row(index: int) -> ntk.Gradient:
         alone = jax.tree.map(lambda x: x[index : index + 1], (targets, batch))
@@ -133,9 +134,14 @@ def empirical_ntk(agent: ValueAgent, snapshot: Snapshot, batch: Batch) -> Array:
 # than this loop, and all gradients at once would not fit into memory for wide baselines.
 @partial(jax.jit, static_argnames="agent")
 def _gradient(agent: ValueAgent, params: Params, target: jax.Array, batch: Batch) -> jax.Array:
-    """Gradient `[W]` of the loss of a batch of one, all parameters concatenated."""
+    """Gradient `[W]` of the loss of a batch of one, concatenated."""
     gradient = jax.grad(agent.loss)(params, target, batch)
-    return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(gradient)])
+    return jnp.concatenate([leaf.ravel() for leaf in _learning(gradient)])
+
+
+def _learning(params: Params) -> list[jax.Array]:
+    """The leaves that have a gradient without noise: σ, half of a noisy layer, has none."""
+    return [leaf for path, leaf in jax.tree.leaves_with_path(params) if path[-1].key not in SIGMAS]
 
 
 @partial(jax.jit, static_argnames="agent")

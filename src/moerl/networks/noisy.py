@@ -22,6 +22,10 @@ SIGMA_0 = 0.1
 """σ starts at this over √I. B16: Fortunato et al. use 0.5."""
 
 
+SIGMAS = ("kernel_sigma", "bias_sigma")
+"""Names of a layer's parameters that only noise multiplies."""
+
+
 class Noise(NamedTuple):
     """The factors of one layer's noise; leading axes are those of the keys."""
 
