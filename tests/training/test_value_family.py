@@ -8,7 +8,7 @@ from tiny_runs import tiny, tiny_agent
 from moerl.atari.lanes import AtariLanes
 from moerl.study.errors import FailureError
 from moerl.training import online
-from moerl.training.lane import DivergedError, Lane
+from moerl.training.lane import DivergedError, Lane, initial_learner
 from moerl.training.online import Options, epsilon
 from moerl.training.statefile import StateError, load, store
 
@@ -191,3 +191,12 @@ def test_checkpoint_without_usable_priorities_is_refused(tmp_path, damage):
             state.unlink()
     with pytest.raises(StateError, match="priorities"):
         cell.train(tmp_path, iterations=2, milestone="long")
+
+
+@pytest.mark.parametrize(("name", "variant"), [("rainbow", "cnn-softmoe8"), ("dqn", "impala-top1-2")])
+def test_the_quickly_compiled_initialisation_gives_the_usual_bits(name, variant):
+    spec = tiny("Breakout", 1, 1, variant=variant, agent=name).spec
+    agent = online.ValueAgent(spec.hyper, spec.network, spec.num_actions)
+    key = jax.random.key(7)
+    usual = jax.jit(agent.init)(key)
+    jax.tree.map(np.testing.assert_array_equal, initial_learner(agent, key), usual)
