@@ -18,6 +18,10 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
+
+# The packages are installed without compiled modules: Python must be allowed to keep what it compiles.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo smoke test test-long lint parity bench lock clean
 
 VENV := .venv

@@ -105,13 +105,14 @@ def test_the_conda_file_changes_with_the_locks() -> None:
     assert named == [hashlib.sha256(locks).hexdigest()], "make lock renews it"
 
 
-def installed(tmp_path: Path, script: str, *arguments: str) -> list[str]:
+def installed(tmp_path: Path, script: str, *arguments: str, keeps_bytecode: bool = True) -> list[str]:
     """What an installation calls: a line per call of a `python` and a `mypip` that only write it down."""
     for name in ("python", "mypip"):
         (tmp_path / name).write_text(f'#!/bin/bash\necho "{name} $*" >> {tmp_path}/calls\n')
         (tmp_path / name).chmod(0o755)
     path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
-    subprocess.run(["bash", script, *arguments], cwd=ROOT, env=os.environ | {"PATH": path}, check=True)
+    env = os.environ | {"PATH": path, "PYTHONDONTWRITEBYTECODE": "" if keeps_bytecode else "1"}
+    subprocess.run(["bash", script, *arguments], cwd=ROOT, env=env, check=True)
     return (tmp_path / "calls").read_text().splitlines()
 
 
@@ -130,6 +131,12 @@ def test_conda_environments_are_installed_as_make_installs_them(tmp_path: Path) 
     by_make = installed(make, "envs/install.sh", "envs/cpu.txt", "mypip", "--python", "x")
     assert by_make == [f"mypip --python x {call}" for call in expected]
     assert "bash envs/install.sh $(1) $(call pip,$(VENV))" in (ROOT / "Makefile").read_text()
+
+
+def test_modules_are_compiled_at_installation_where_python_may_not_keep_them_later(tmp_path: Path) -> None:
+    calls = installed(tmp_path, "envs/install.sh", keeps_bytecode=False)
+    assert not [call for call in calls if "--no-compile" in call]
+    assert "\nunexport PYTHONDONTWRITEBYTECODE\n" in (ROOT / "Makefile").read_text()
 
 
 def test_an_installation_that_fails_says_so(tmp_path: Path) -> None:
