@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from tiny_runs import Tiny, tiny_agent
+from tiny_runs import Tiny, save_now_and_then, tiny_agent
 
 from moerl.agents.value import ValueAgent
 from moerl.atari.lanes import AtariLanes, LaneStep
@@ -16,7 +16,7 @@ from moerl.study.specs import Evaluation, IterationEnd, Schedule, TrainSpec
 from moerl.training import evaluation, online
 from moerl.training.evaluation import Evaluator, evaluation_seed
 from moerl.training.lane import Lane
-from moerl.training.online import LeftEarlyError, Options
+from moerl.training.online import LeftEarlyError
 from moerl.training.statefile import load
 
 STEPS, CAP, NOOPS, EPISODES = 120, 150, 9, 3
@@ -98,13 +98,13 @@ def test_packed_and_killed_in_training_and_evaluation_equals_alone(alone, tmp_pa
 
     monkeypatch.setattr(online.Pack, "round", fused("train", online.Pack.round))
     monkeypatch.setattr(Evaluator, "_observe", fused("evaluate", Evaluator._observe))
-    options = Options(save_every_seconds=0.2)
+    save_now_and_then(monkeypatch, np.random.default_rng(0), rounds=40)
     for name, steps in [("evaluate", 40), ("train", 90), ("evaluate", 600)]:
         fuse |= {"train": 10**9, "evaluate": 10**9} | {name: steps}
         with pytest.raises(PulledPlugError):
-            CELL.train(tmp_path, seeds=(0, 1), options=options)
+            CELL.train(tmp_path, seeds=(0, 1))
     fuse |= {"train": 10**9, "evaluate": 10**9}
-    got = CELL.train(tmp_path, seeds=(0, 1), options=options)
+    got = CELL.train(tmp_path, seeds=(0, 1))
     assert got[1] == expected
     assert got[0]["evaluations.parquet"] != expected["evaluations.parquet"]
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from tiny_runs import STUDY, TINY, files, tiny
+from tiny_runs import STUDY, TINY, files, save_now_and_then, tiny
 
 from moerl.study.config import load_study
 from moerl.study.errors import UserError
@@ -51,11 +51,12 @@ def test_killed_anywhere_and_resumed_equals_undisturbed(undisturbed, tmp_path, m
         return original(pack, active)
 
     monkeypatch.setattr(online.Pack, "round", fused_round)
+    save_now_and_then(monkeypatch, rng, rounds=40)
     kills = 0
     while True:
         fuse["rounds"] = int(rng.integers(30, 400))
         try:
-            got = cell.train(tmp_path, seeds=(0, 1), options=Options(save_every_seconds=0.05))
+            got = cell.train(tmp_path, seeds=(0, 1))
         except PulledPlugError:
             kills += 1
             continue

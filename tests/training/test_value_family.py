@@ -3,13 +3,13 @@
 import jax
 import numpy as np
 import pytest
-from tiny_runs import tiny, tiny_agent
+from tiny_runs import save_now_and_then, tiny, tiny_agent
 
 from moerl.atari.lanes import AtariLanes
 from moerl.study.errors import FailureError
 from moerl.training import online
 from moerl.training.lane import DivergedError, Lane, initial_learner
-from moerl.training.online import Options, epsilon
+from moerl.training.online import epsilon
 from moerl.training.statefile import StateError, load, store
 
 # Half of the actions at random, so that balls are served and lost whatever the network thinks.
@@ -38,11 +38,12 @@ def test_packed_and_killed_equals_alone_and_undisturbed(agent, tmp_path, monkeyp
         return original(pack, active)
 
     monkeypatch.setattr(online.Pack, "round", fused_round)
+    save_now_and_then(monkeypatch, rng, rounds=60)
     kills = 0
     while True:
         fuse["rounds"] = int(rng.integers(100, 250))
         try:
-            got = cell.train(tmp_path / "packed", seeds=(0, 1), options=Options(save_every_seconds=0.05))
+            got = cell.train(tmp_path / "packed", seeds=(0, 1))
         except PulledPlugError:
             kills += 1
             continue

@@ -1,6 +1,6 @@
 """Tiny real runs: real games and real updates, a few hundred agent steps."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -8,6 +8,7 @@ import yaml
 from moerl.study.config import load_study
 from moerl.study.expansion import Cell
 from moerl.study.specs import AgentSpec, TrainSpec
+from moerl.training import online
 from moerl.training.checkpoint import RunFolders
 from moerl.training.online import Options, train
 
@@ -31,6 +32,11 @@ class Tiny:
         }
         train(self.spec, self.rom, runs, self.iterations if iterations is None else iterations, options)
         return {seed: files(folders.results) for seed, folders in runs.items()}
+
+
+def save_now_and_then(monkeypatch, rng, rounds: int) -> None:
+    """Make training save once in so many rounds, on average, as `rng` draws it, instead of by the clock."""
+    monkeypatch.setattr(online._Clock, "save_due", lambda _: rng.random() < 1 / rounds)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -65,6 +71,12 @@ def tiny(
     return Tiny(spec, study.games[game].rom, iterations)
 
 
+def narrow(cell: Tiny) -> Tiny:
+    """The same with a narrow network, whose files are small."""
+    network = cell.spec.network.model_copy(update={"hidden_units": 64})
+    return replace(cell, spec=cell.spec.model_copy(update={"network": network}))
+
+
 AGENTS = yaml.safe_load((Path(__file__).parents[2] / "config" / "agents.yaml").read_text())
 SMALL = {
     "batch_size": 4,
@@ -82,12 +94,12 @@ def tiny_agent(agent: str, variant="cnn-softmoe1", **hyper) -> Tiny:
     spec = cell.spec.model_copy(
         update={"agent": agent, "hyper": AgentSpec.model_validate(AGENTS[agent] | SMALL | hyper)}
     )
-    return Tiny(spec, cell.rom, cell.iterations)
+    return narrow(Tiny(spec, cell.rom, cell.iterations))
 
 
 TINY = {
     # One long episode; a replay that wraps; the episode is running whenever training is interrupted.
-    "Pong": tiny("Pong", 200, 1),
+    "Pong": narrow(tiny("Pong", 200, 1)),
     # Frequent episode ends, terminal ones and cut ones.
-    "Breakout": tiny("Breakout", 300, 2, max_episode_steps=190),
+    "Breakout": narrow(tiny("Breakout", 300, 2, max_episode_steps=190)),
 }
