@@ -95,9 +95,11 @@ def module_files(path: str) -> dict[str, Path]:
 def _find(module: str) -> Path | None:
     """The Python file of a module by its dotted name; None if there is none. No package on the way is run."""
     first, *rest = module.split(".")
+    if first == "__main__":  # the program's own: another in every command
+        return None
     try:
         found: ModuleSpec | None = find_spec(first)
-    except ValueError:  # the program's own `__main__`
+    except ValueError:  # loaded, and not from a file
         return None
     name = first
     for part in rest:
