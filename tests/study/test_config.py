@@ -114,6 +114,10 @@ BAD = {
         {"figures__fig01": {"score": "evaluation"}},
         ["figures.fig01.score", "add `evaluation`"],
     ),
+    "hidden units that do not divide": (
+        {"hidden_units": 36},
+        ["hidden_units", "bad value 36", "softmoe8-divided has 64 / 512 of it"],
+    ),
     "hostile name": ({"name": "a; rm -rf b"}, ["name", "lower-case"]),
 }
 
@@ -153,6 +157,15 @@ def study_with(tmp_path, shared_figures, **changes):
     path = config / "studies" / "study.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load(DEMO.read_text()) | changes))
     return path
+
+
+def test_shared_variants_are_as_wide_as_the_study_says(tmp_path):
+    own = {"mine": {"encoder": "cnn", "module": "baseline", "hidden_units": 100}}
+    narrow = load_study(edited(tmp_path, hidden_units=32, variants=own)).variants
+    usual = load_study(DEMO).variants
+    assert narrow["mine"].hidden_units == 100
+    assert all(narrow[name].hidden_units * 16 == usual[name].hidden_units for name in usual)
+    assert narrow["cnn-softmoe8-divided"].hidden_units == 4
 
 
 def test_figures_a_study_does_not_list_ask_nothing_of_it(tmp_path):
@@ -398,6 +411,7 @@ def test_games_table():
         ),
         ({"milestones": {"short": "10M", "full": "200M"}}, "fig10", "10M frames instead of 50M"),
         ({"seeds": [0, 1, 2]}, "fig10", "3 seeds instead of 5"),
+        ({"hidden_units": 64}, "fig01", "64 hidden units instead of 512"),
     ],
 )
 def test_every_deviation_from_the_paper_is_told(tmp_path, changes, figure, said):

@@ -31,6 +31,7 @@ from moerl.study.games import SET_TITLES, Game, GameChoice, game_sets, load_game
 from moerl.study.modules import module_source
 from moerl.study.specs import (
     ANALYSED_STATES,
+    HIDDEN_UNITS,
     AgentSpec,
     Encoder,
     NetworkSpec,
@@ -176,9 +177,22 @@ def load_variants(shared: Path) -> dict[str, NetworkSpec]:
     return dict(_shared_variants(shared))
 
 
-def _shared_variants(shared: Path) -> Variants:
-    given = read_yaml(shared).items()
-    return Variants({name: (validate(NetworkSpec, one, shared, name), shared, name) for name, one in given})
+def _shared_variants(shared: Path, hidden_units: int = HIDDEN_UNITS, path: Path | None = None) -> Variants:
+    """The variants of `networks.yaml`; `path`: the study that wants them `hidden_units` wide instead of 512."""
+    specs = {name: validate(NetworkSpec, one, shared, name) for name, one in read_yaml(shared).items()}
+    if path is not None and hidden_units != HIDDEN_UNITS:
+        specs = {name: _resized(name, spec, hidden_units, path) for name, spec in specs.items()}
+    return Variants({name: (spec, shared, name) for name, spec in specs.items()})
+
+
+def _resized(name: str, spec: NetworkSpec, hidden_units: int, path: Path) -> NetworkSpec:
+    """A shared variant as wide as it is if 512 hidden units become `hidden_units`. Raises ConfigError."""
+    width, rest = divmod(spec.hidden_units * hidden_units, HIDDEN_UNITS)
+    if rest:
+        part = f"{spec.hidden_units} / {HIDDEN_UNITS}"
+        problem = f"bad value {hidden_units}: {name} has {part} of it, which is not a whole number"
+        raise ConfigError(path, "hidden_units", problem)
+    return spec.model_copy(update={"hidden_units": width})
 
 
 def _with_source(spec: NetworkSpec, file: Path, where: str) -> NetworkSpec:
@@ -200,8 +214,8 @@ def _with_source(spec: NetworkSpec, file: Path, where: str) -> NetworkSpec:
 
 
 def _variants(shared: Path, file: StudyFile, path: Path) -> Variants:
-    """The shared variants and the study's own, all of which must be right."""
-    variants = _shared_variants(shared)
+    """The shared variants in the study's width and the study's own, all of which must be right."""
+    variants = _shared_variants(shared, file.hidden_units, path)
     for name in file.variants:
         if not NAME.fullmatch(name):
             raise ConfigError(path, f"variants.{name}", "lower-case letters, digits, '-' and '_' only")

@@ -16,6 +16,7 @@ from moerl.study.figures import (
 )
 from moerl.study.games import Game, game_sets
 from moerl.study.specs import (
+    HIDDEN_UNITS,
     AgentSpec,
     Evaluation,
     IterationEnd,
@@ -123,6 +124,8 @@ def _budget_deviations(file: StudyFile, figure: FigureSpec, score: Score) -> Ite
             f"iterations of {frames_label(file.iteration_frames)} frames "
             f"instead of {frames_label(budgets['iteration'])}"
         )
+    if file.hidden_units != HIDDEN_UNITS:
+        yield f"{file.hidden_units} hidden units instead of {HIDDEN_UNITS}"
     expected = PAPER_SCHEDULE[score]
     if file.iteration_end is not expected["iteration_end"]:
         yield f"iterations end {_ENDS[file.iteration_end]} instead of {_ENDS[expected['iteration_end']]}"

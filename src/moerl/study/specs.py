@@ -36,6 +36,9 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
 
+HIDDEN_UNITS = 512
+"""Of the paper's penultimate layer and of its experts (method 2.3, 2.4)."""
+
 IMPALA_FILTER_SIZE = 3
 """Of the paper's default Impala encoder (appendix D)."""
 
@@ -162,7 +165,7 @@ class NetworkSpec(Frozen):
     num_experts: PositiveInt = 1
     width: PositiveInt = 1
     """Baseline ×n: multiplies `hidden_units` of the penultimate layer."""
-    hidden_units: PositiveInt = 512
+    hidden_units: PositiveInt = HIDDEN_UNITS
     """Penultimate width of the baseline, or the hidden width of each expert."""
     tokens: Tokens | None = None
     filter_size: PositiveInt = IMPALA_FILTER_SIZE

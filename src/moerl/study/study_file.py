@@ -22,6 +22,7 @@ from moerl.study.figures import (
 )
 from moerl.study.specs import (
     FRAMES_PER_STEP,
+    HIDDEN_UNITS,
     Evaluation,
     Frozen,
     IterationEnd,
@@ -66,6 +67,9 @@ class StudyFile(Frozen):
     """Agents trained in this study → overrides of their `agents.yaml` entry."""
     figures: dict[str, FigureOverride]
     variants: dict[str, NetworkSpec] = Field(default_factory=dict)
+    hidden_units: PositiveInt = HIDDEN_UNITS
+    """Takes the place of the 512 of `networks.yaml`; widths that are a part of 512 there are that part of it.
+    The study's own variants are as wide as they say."""
     games: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
     """Game sets that figures name → a set of games.tsv, a list of games, or a list of sets: figures then
     aggregate over each of them. `games20` is the paper's list unless a study says otherwise."""
