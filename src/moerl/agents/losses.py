@@ -62,3 +62,18 @@ def project(atoms: jax.Array, probabilities: jax.Array, support: jax.Array) -> j
 def cross_entropy(target: jax.Array, logits: jax.Array) -> jax.Array:
     """Cross-entropy (scalar) of the distribution of `logits` `[Z]` under the distribution `target` `[Z]`."""
     return -jnp.sum(target * jax.nn.log_softmax(logits))
+
+
+def conservative_penalty(q_values: jax.Array, action: jax.Array) -> jax.Array:
+    """CQL's penalty (scalar): log Σ exp over all actions, less the action that was taken.
+
+    Kumar et al. (2020), equation 4 (CQL(H)) for discrete actions, without its weight; method 5.
+
+    Args:
+        q_values: online Q-values of the state, `[A]`.
+        action: the action taken in it, scalar int.
+
+    Returns:
+        Positive; near zero where the taken action is valued far above all others.
+    """
+    return jax.nn.logsumexp(q_values) - q_values[action]

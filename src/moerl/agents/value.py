@@ -2,7 +2,8 @@
 
 `AgentSpec` says what an agent is: with all switches off it is DQN (Mnih et al. 2015); noisy layers,
 dueling heads, double Q-learning, return distributions (C51) and importance weights of prioritised
-replay make it Rainbow (Hessel et al. 2018).
+replay make it Rainbow (Hessel et al. 2018). A conservative penalty makes either of them CQL's (Kumar et
+al. 2020).
 
 Pure functions on frozen state. What concerns a single transition is written for one and mapped over
 the batch; only the networks see the batch whole. The caller jits and donates: see `update`.
@@ -25,9 +26,9 @@ import optax
 from flax import struct
 
 from moerl.agents.augmentation import augment
-from moerl.agents.losses import cross_entropy, project, td_loss, td_target
+from moerl.agents.losses import conservative_penalty, cross_entropy, project, td_loss, td_target
 from moerl.networks.balance import balance_loss
-from moerl.networks.heads import support
+from moerl.networks.heads import q_values, support
 from moerl.networks.q_network import NetworkOutput, QNetwork, build_network
 from moerl.study.specs import STACK_SIZE, AgentSpec, Augmentation, Loss, NetworkSpec
 
@@ -168,8 +169,13 @@ class ValueAgent:
         """Loss (scalar) of one `transition`; `logits_tm1` `[A, Z]` is the online network's."""
         predicted = logits_tm1[transition.action]
         if self.hyper.loss is Loss.C51:
-            return cross_entropy(target, predicted)
-        return td_loss(target - predicted[0], self.hyper.loss)
+            loss = cross_entropy(target, predicted)
+        else:
+            loss = td_loss(target - predicted[0], self.hyper.loss)
+        if self.hyper.cql_weight:
+            penalty = conservative_penalty(q_values(self.hyper, logits_tm1), transition.action)
+            loss = loss + self.hyper.cql_weight * penalty
+        return loss
 
     def targets(self, learner: Learner, batch: Batch, key: jax.Array | None = None) -> jax.Array:
         """Bootstrap targets `[B]`, or with C51 `[B, Z]`, of a batch; no gradient flows into them.

@@ -178,7 +178,7 @@ def load_variants(shared: Path) -> dict[str, NetworkSpec]:
 
 
 def _shared_variants(shared: Path, hidden_units: int = HIDDEN_UNITS, path: Path | None = None) -> Variants:
-    """The variants of `networks.yaml`; `path`: the study that wants them `hidden_units` wide instead of 512."""
+    """The variants of `networks.yaml`; `path` is the study that wants `hidden_units` instead of 512."""
     specs = {name: validate(NetworkSpec, one, shared, name) for name, one in read_yaml(shared).items()}
     if path is not None and hidden_units != HIDDEN_UNITS:
         specs = {name: _resized(name, spec, hidden_units, path) for name, spec in specs.items()}

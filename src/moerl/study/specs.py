@@ -283,7 +283,7 @@ class HeadSpec(Frozen):
 LATER_OPTIONS: dict[str, tuple[str, ...]] = {
     "hyper": (
         *("noisy", "dueling", "num_atoms", "v_max"),
-        *("double", "replay", "augmentation", "terminal_on_life_loss"),
+        *("double", "replay", "augmentation", "terminal_on_life_loss", "cql_weight"),
     ),
     "network": (
         *("filter_size", "expert_type", "phi", "normalised", "capacity_factor", "slots_per_expert"),
@@ -322,6 +322,9 @@ class AgentSpec(HeadSpec):
     loss: Loss
     double: bool = False
     """The online network chooses the next action that the target network values (van Hasselt et al. 2016)."""
+    cql_weight: NonNegativeFloat = 0.0
+    """Weight of the conservative penalty on Q-values, added to each transition's loss (Kumar et al. 2020;
+    paper Figs 11 and 17: 0.1; method 5)."""
     replay: Replay = Replay.UNIFORM
     augmentation: Augmentation = Augmentation.NONE
     terminal_on_life_loss: bool = False
