@@ -55,23 +55,24 @@ def compute(name: str, case: str) -> dict[str, np.ndarray]:
     key = jax.random.key(inputs.KEY)
 
     @jax.jit
-    def parts(learner, batch):
-        """The pieces of `update`, for what it does not return."""
+    def everything(learner, batch):
+        """`update`, and the pieces of it that it does not return: compiled together, they share work."""
         seen = value_agent.augmented(batch, key)
         targets, gradients = targets_and_gradients(value_agent, learner, seen, key)
         keys = None
         if value_agent.draws:
             keys = jax.random.split(jax.random.fold_in(key, Draw.ONLINE), len(seen.action))
-        return {
+        updated, result = value_agent.update(learner, batch, key)
+        whole = {
             "logits": value_agent.evaluate(learner.params, seen.state, keys).logits,
             "losses": value_agent.losses(learner.params, targets, seen, keys),
-            "gradient": gradients,
+            "loss": result.loss,
+            "priorities": result.priorities,
         }
+        return whole, gradients, updated
 
-    found = parts(learner, batch)
-    gradients = flatten(found.pop("gradient"))
-    updated, result = jax.jit(value_agent.update)(learner, batch, key)
-    found |= {"loss": result.loss, "priorities": result.priorities}
+    found, gradients, updated = everything(learner, batch)
+    gradients = flatten(gradients)
     old, new = flatten(learner.params), flatten(updated.params)
     for parameter in old:
         found[f"gradient/{parameter}"] = gradients[parameter]
