@@ -11,7 +11,8 @@ from pathlib import Path
 
 from moerl.cli.sizes import write
 from moerl.cli.train import configure_jax
-from moerl.study.config import load_variants, shared_agents
+from moerl.study.config import shared_agents
+from moerl.study.variants import load_variants
 
 ROOT = Path(__file__).parents[1]
 

@@ -45,6 +45,16 @@ def test_csv_has_the_studys_variants_its_own_and_its_games_actions(study: Path) 
     assert int(counted["encoder"]) + int(counted["penultimate"]) + int(counted["head"]) == 661_543
 
 
+def test_a_narrow_study_is_compared_with_its_own_baseline(study: Path) -> None:
+    study.write_text(study.read_text() + "hidden_units: 32\n")
+    for actions in ([], [4]):
+        rows = list(csv.DictReader(io.StringIO(table(study, ["dqn"], actions, "csv"))))
+        ratios = {row["variant"]: row["of_baseline"] for row in rows}
+        assert ratios["cnn-baseline"] == "1.0000"
+        assert float(ratios["cnn-baseline-x2"]) > 1.5
+    assert next(row["parameters"] for row in rows if row["variant"] == "cnn-baseline") == "325956"
+
+
 def test_text_and_latex_show_counts_and_ratios() -> None:
     scope = shared_scope()
     variants = {name: scope.variants[name] for name in ("impala-baseline", "impala-softmoe8")}

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
-from moerl.study.config import load_study, load_variants
+from moerl.study.config import load_study
 from moerl.study.errors import ConfigError
 from moerl.study.expansion import Cell
+from moerl.study.variants import load_variants
 
 DEMO = Path(__file__).parents[2] / "config" / "studies" / "demo.yaml"
 SOURCE = '''"""A class that says nothing when it is not run."""

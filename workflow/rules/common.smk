@@ -279,7 +279,8 @@ def all_networks():
         for name, spec in study.variants.items()
         if name not in shared
     }
-    return canonical_json({**networks_of(study.figures.values()), "own": own})
+    networks = networks_of(study.figures.values())
+    return canonical_json({**networks, "own": own, "hidden_units": study.hidden_units})
 
 
 def drawn(figure):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -17,12 +17,13 @@ from rich.table import Table
 
 from moerl.networks.counts import parameter_counts
 from moerl.statistics.latex import escape
-from moerl.study.config import config_dir, load_study, load_variants, shared_agents
+from moerl.study.config import config_dir, load_study, shared_agents
 from moerl.study.errors import UserError, one_of
 from moerl.study.expansion import Study
 from moerl.study.figures import AGENT_TITLES, base_agent
-from moerl.study.specs import AgentSpec, HeadSpec, Module, NetworkSpec
+from moerl.study.specs import HIDDEN_UNITS, AgentSpec, HeadSpec, Module, NetworkSpec
 from moerl.study.study_file import read_yaml
+from moerl.study.variants import load_variants
 
 PAPER_ACTIONS = (6, 18)
 """Action counts shown when no study says which games are played: most games have one of these."""
@@ -62,6 +63,8 @@ class Scope:
     """By agent."""
     variants: dict[str, NetworkSpec]
     actions: tuple[int, ...]
+    hidden_units: int = HIDDEN_UNITS
+    """Of the Baseline ×1 that all are compared with."""
 
 
 def study_scope(study: Study) -> Scope:
@@ -71,7 +74,8 @@ def study_scope(study: Study) -> Scope:
     own = [name for name in study.variants if name not in shared]
     variants = dict.fromkeys([*(cell.variant for cell in cells), *own])
     actions = sorted({study.games[cell.game].num_actions for cell in cells}) or PAPER_ACTIONS
-    return Scope(_heads(study.agents), {name: study.variants[name] for name in variants}, tuple(actions))
+    taken = {name: study.variants[name] for name in variants}
+    return Scope(_heads(study.agents), taken, tuple(actions), study.hidden_units)
 
 
 def _heads(agents: Mapping[str, AgentSpec]) -> dict[str, HeadSpec]:
@@ -99,16 +103,27 @@ def rows_of(scope: Scope) -> list[Row]:
     for name, head in scope.heads.items():
         heads[head] = (*heads.get(head, ()), name)
     return [
-        Row(agents, variant, actions, _parts(spec, actions, head), sum(_parts(_narrow(spec), actions, head)))
+        Row(
+            agents,
+            variant,
+            actions,
+            _parts(spec, actions, head),
+            sum(_parts(_baseline(spec, scope.hidden_units), actions, head)),
+        )
         for head, agents in heads.items()
         for variant, spec in scope.variants.items()
         for actions in scope.actions
     ]
 
 
-def _narrow(spec: NetworkSpec) -> NetworkSpec:
+def _baseline(spec: NetworkSpec, hidden_units: int) -> NetworkSpec:
     """Baseline ×1 with the encoder of `spec`."""
-    return NetworkSpec(encoder=spec.encoder, module=Module.BASELINE, filter_size=spec.filter_size)
+    return NetworkSpec(
+        encoder=spec.encoder,
+        module=Module.BASELINE,
+        hidden_units=hidden_units,
+        filter_size=spec.filter_size,
+    )
 
 
 def _parts(spec: NetworkSpec, actions: int, head: HeadSpec) -> tuple[int, int, int]:
@@ -189,4 +204,4 @@ def table(study_path: Path | None, agents: Sequence[str], actions: Sequence[int]
         if name not in scope.heads:
             raise UserError(one_of(name, scope.heads, "agent"))
     chosen = {name: scope.heads[name] for name in agents} or scope.heads
-    return FORMATS[form](rows_of(Scope(chosen, scope.variants, tuple(actions) or scope.actions)))
+    return FORMATS[form](rows_of(replace(scope, heads=chosen, actions=tuple(actions) or scope.actions)))

@@ -111,7 +111,7 @@ def _other_games(figure: FigureSpec, original: FigureSpec, games: Mapping[str, G
 
 
 def _budget_deviations(file: StudyFile, figure: FigureSpec, score: Score) -> Iterator[str]:
-    """How a study's budget and schedule fall short of the paper's for a figure that shows `score` there."""
+    """How a study's budget, width and schedule fall short of the paper's, of a figure that shows `score`."""
     budgets = PAPER_FRAMES[score]
     frames, printed = getattr(file.milestones, figure.milestone), budgets[figure.milestone]
     if frames != printed:

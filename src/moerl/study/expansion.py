@@ -61,7 +61,7 @@ class Deviations:
     """How a study differs from the paper's setting, in words for figures and manifests."""
 
     budget: dict[str, tuple[str, ...]]
-    """Per figure: frames, seeds, iteration length."""
+    """Per figure: frames, seeds, iteration length, width."""
     figures: dict[str, tuple[str, ...]]
     """Per figure: encoder, agent, games, and which hyper-parameters of its agents are changed."""
 
@@ -94,6 +94,8 @@ class Study:
     milestone_frames: dict[str, int]
     early_readout: int | None
     snapshot_every: int
+    hidden_units: int
+    """What the 512 of the shared variants are here."""
     cpu_threads: int
     iteration_end: IterationEnd
     max_noops: int
