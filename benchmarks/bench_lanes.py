@@ -28,9 +28,11 @@ def worker(variant: str, game: str, lanes: int, first_seed: int, seconds: float,
     configure_jax(threads=max(1, len(os.sched_getaffinity(0)) // 2))
     import jax
 
+    from moerl.agents.value import ValueAgent
     from moerl.study.config import load_study
     from moerl.study.expansion import Cell
-    from moerl.training.online import Lane, Pack, ValueAgent
+    from moerl.training.lane import Lane
+    from moerl.training.online import Pack
 
     study = load_study(STUDY)
     spec = study.train_spec(Cell("dqn", variant, game))

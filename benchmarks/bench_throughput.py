@@ -54,7 +54,7 @@ def measure(spec: TrainSpec, rom: str, arguments: argparse.Namespace) -> dict[st
     """Seconds and counts of all iterations but the first, over all lanes."""
     from moerl.training.checkpoint import RunFolders
     from moerl.training.lane import Lane
-    from moerl.training.online import Options, train
+    from moerl.training.loop import Options, train
 
     marks: list[tuple[float, float, int, int]] = []
 

@@ -68,7 +68,7 @@ def main() -> None:
     spec = train_spec(cell)
     configure_jax(spec.cpu_threads)  # before JAX is imported
     from moerl.training.checkpoint import RunFolders
-    from moerl.training.online import Options, train
+    from moerl.training.loop import Options, train
 
     games = load_games(Path(__file__).parents[1] / "config" / "games.tsv")
     with tempfile.TemporaryDirectory() as folder:

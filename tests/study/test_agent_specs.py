@@ -18,13 +18,25 @@ BASES = [name for name in AGENTS if base_agent(name) == name]
 
 def test_one_family_told_apart_by_switches():
     specs = {name: AgentSpec.model_validate(AGENTS[name]) for name in BASES}
-    names = ("noisy", "dueling", "double", "num_atoms", "loss", "replay", "augmentation", "n_step")
+    names = (
+        "noisy",
+        "dueling",
+        "double",
+        "num_atoms",
+        "loss",
+        "replay",
+        "augmentation",
+        "n_step",
+        "cql_weight",
+    )
     found = {name: tuple(getattr(spec, key) for key in names) for name, spec in specs.items()}
     assert found == {
-        "dqn": (False, False, False, 1, "mse", "uniform", "none", 1),
-        "rainbow": (True, True, True, 51, "c51", "prioritised", "none", 3),
-        "der": (True, True, True, 51, "c51", "prioritised", "none", 10),
-        "drq_eps": (False, True, True, 1, "huber", "uniform", "drq", 10),
+        "dqn": (False, False, False, 1, "mse", "uniform", "none", 1, 0.0),
+        "rainbow": (True, True, True, 51, "c51", "prioritised", "none", 3, 0.0),
+        "der": (True, True, True, 51, "c51", "prioritised", "none", 10, 0.0),
+        "drq_eps": (False, True, True, 1, "huber", "uniform", "drq", 10, 0.0),
+        "cql": (False, False, False, 1, "huber", "uniform", "none", 1, 0.1),
+        "cql_c51": (False, True, True, 51, "c51", "uniform", "none", 3, 0.1),
     }
     assert specs["rainbow"].head == HeadSpec(noisy=True, dueling=True, num_atoms=51, v_max=10.0)
     assert specs["dqn"].head == HeadSpec()
@@ -37,7 +49,8 @@ def test_every_agent_spells_out_every_field():
 
 def test_a_version_is_its_agent_but_for_what_it_says():
     agents = shared_agents(CONFIG)
-    assert set(agents) - set(BASES) == {f"{a}_rr{r}" for a in ("dqn", "rainbow") for r in ("05", "1", "2")}
+    ratios = {f"{a}_rr{r}" for a in ("dqn", "rainbow") for r in ("05", "1", "2")}
+    assert set(agents) - set(BASES) == ratios | {"cql_c51_data10", "cql_c51_data50"}
     changed = {"updates_per_period": 8}
     assert agents["rainbow_rr2"] == agents["rainbow"].model_copy(update=changed)
 

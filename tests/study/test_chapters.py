@@ -32,7 +32,7 @@ def test_every_figure_of_the_paper_has_its_section_and_data_a_page() -> None:
     assert found["routing"] == "Not in the paper"
     paged = pages(study)
     data = {name for name, spec in study.figures.items() if spec.kind != "schematic"}
-    assert set(paged) == data | {"table1", "table2", "table4"} | {
+    assert set(paged) == data | {"table1", "table2", "table3", "table4"} | {
         "parameters",
         "provenance",
         "runs",

@@ -78,7 +78,7 @@ def test_the_papers_counts(paper: Study) -> None:
     counted_runs = count(figures)
     assert {name: (c.runs, c.new) for name, c in counted_runs.items()} == PAPERS_COUNTS
     assert sum(c.new for c in counted_runs.values()) == 9_875
-    assert group(figures, paper.milestones) == PAPERS_TOTALS
+    assert group(figures, paper.lengths) == PAPERS_TOTALS
 
 
 def test_the_papers_study_plans_its_counts(paper: Study, tmp_path: Path) -> None:
@@ -94,11 +94,14 @@ def test_the_papers_study_plans_its_counts(paper: Study, tmp_path: Path) -> None
     assert figures["fig01"]["agent_steps"] == 2400 * 50_000_000
     assert figures["fig03"]["jobs"] == 1  # the drawing
     assert figures["fig19"]["train_jobs"] == 0  # they are those of Figs 1 and 7
-    assert not figures["fig11"]["trainable"]
+    assert not figures["fig20"]["trainable"]
+    # Gradient steps: 200 iterations of 62,500 each.
+    assert figures["fig11"]["train_jobs"] == 2 * 3 * 17
+    assert figures["fig11"]["agent_steps"] == 510 * 12_500_000
     console = Console(width=200)
     with console.capture() as said:
         print_plan(plan, console)
-    assert "Of fig11, fig17, fig20 only the runs are counted" in said.get()
+    assert "Of fig20 only the runs are counted" in said.get()
     assert "Distinct runs: 5,600 online, 200M frames; " in said.get()
 
 
@@ -321,6 +324,8 @@ def test_known_sizes_are_those_of_the_networks(paper: Study) -> None:
         ("dqn", "impala-softmoe8", 6, 391_575),
         ("rainbow", "impala-baseline-x4", 18, 19_932_514),
         ("drq_eps", "impala-top1-8", 18, 438_083),
+        ("cql_c51", "impala-baseline", 6, 2_263_861),  # method 2.5
+        ("cql_c51", "impala-baseline", 18, 2_577_817),
     ):
         size = known.of(paper.agents[agent], paper.variants[variant])
         assert size.parameters(actions) == parameters
@@ -404,4 +409,4 @@ def test_the_smoke_study_makes_every_figure_and_table_that_the_paper_study_makes
     smoke, paper = (load_study(STUDIES / f"{name}.yaml") for name in ("smoke", "paper"))
     assert set(smoke.figures) == set(paper.figures)
     assert made_tables(smoke) == made_tables(paper)
-    assert len(smoke.runs()) == 73
+    assert len(smoke.runs()) == 73 + 12

@@ -86,7 +86,8 @@ def test_every_deviation_from_atari100k_is_told(tmp_path, changes, said):
 
 def test_an_online_figure_tells_a_100k_schedule(tmp_path):
     changes = {"iteration_end": "step", "max_noops": 29, "evaluation": {"episodes": 100}}
-    told = edited(tmp_path, "paper", figures={"fig01": {"score": "evaluation"}}, **changes).deviations
+    online = {"agents": {"dqn": {}, "rainbow": {}}, "figures": {"fig01": {"score": "evaluation"}}}
+    told = edited(tmp_path, "paper", **online, **changes).deviations
     assert told.of("fig01") == (
         "iterations end at a step instead of with an episode",
         "episodes begin with up to 29 no-op steps instead of 0",

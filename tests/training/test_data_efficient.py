@@ -13,10 +13,11 @@ from tiny_runs import Tiny, save_now_and_then, tiny_agent
 from moerl.agents.value import ValueAgent
 from moerl.atari.lanes import AtariLanes, LaneStep
 from moerl.study.specs import Evaluation, IterationEnd, Schedule, TrainSpec
-from moerl.training import evaluation, online
+from moerl.training import evaluation, loop, online
+from moerl.training.base_lane import DivergedError
 from moerl.training.evaluation import Evaluator, evaluation_seed
 from moerl.training.lane import Lane
-from moerl.training.online import LeftEarlyError
+from moerl.training.loop import LeftEarlyError
 from moerl.training.statefile import load
 
 STEPS, CAP, NOOPS, EPISODES = 120, 150, 9, 3
@@ -122,13 +123,13 @@ def test_a_deadline_in_an_evaluation_leaves_and_evaluates_first_next_time(alone,
 
     monkeypatch.setattr(online.Pack, "round", told("train", online.Pack.round))
     monkeypatch.setattr(Evaluator, "_observe", told("evaluate", Evaluator._observe))
-    monkeypatch.setattr(online._Clock, "deadline_passed", lambda _: happened.count("evaluate") > 30)
+    monkeypatch.setattr(loop._Clock, "deadline_passed", lambda _: happened.count("evaluate") > 30)
     with pytest.raises(LeftEarlyError, match="deadline"):
         CELL.train(tmp_path, seeds=(1,))
     _, meta = load(tmp_path / "state" / "seed1" / "end" / "current.safetensors")
     assert (meta["agent_steps"], meta["rows"], meta["evaluations"]) == (STEPS, [], [])
     assert len(happened) < 200  # the evaluation was left at once
-    monkeypatch.setattr(online._Clock, "deadline_passed", lambda _: False)
+    monkeypatch.setattr(loop._Clock, "deadline_passed", lambda _: False)
     happened.clear()
     assert CELL.train(tmp_path, seeds=(1,))[1] == expected
     assert happened[0] == "evaluate"
@@ -356,7 +357,7 @@ def test_an_evaluation_is_not_begun_on_parameters_that_are_not_finite(tmp_path, 
             lane.learner = lane.learner.replace(params=broken)
 
     monkeypatch.setattr(online.Pack, "round", poisoned)
-    with pytest.raises(online.DivergedError, match="is not finite"):
+    with pytest.raises(DivergedError, match="is not finite"):
         CELL.train(tmp_path, iterations=1)
 
 

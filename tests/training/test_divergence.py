@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from tiny_runs import STUDY, TINY, files, tiny
 
+from moerl.agents.value import ValueAgent
 from moerl.cli import main as command_line
 from moerl.study.config import load_study
 from moerl.study.errors import FailureError, UserError
 from moerl.study.expansion import Cell
 from moerl.training import online
-from moerl.training.lane import DivergedError, Lane
-from moerl.training.online import Options
+from moerl.training.base_lane import DivergedError
+from moerl.training.lane import Lane
+from moerl.training.loop import Options
 from moerl.training.statefile import load
 
 DEMO = STUDY.with_name("demo.yaml")
@@ -171,7 +173,7 @@ def test_the_agent_step_of_every_gradient_step(period, updates, history):
     cell = tiny(
         "Breakout", 1, 1, update_period=period, updates_per_period=updates, min_replay_history=history
     )
-    agent = online.ValueAgent(cell.spec.hyper, cell.spec.network, cell.spec.num_actions)
+    agent = ValueAgent(cell.spec.hyper, cell.spec.network, cell.spec.num_actions)
     lane = Lane.fresh(cell.spec, 0, agent)
     pack = online.Pack(cell.spec, None, [lane], agent)
     taken = []
@@ -208,6 +210,6 @@ def test_the_command_exits_with_a_code_of_its_own(poisoned, tmp_path, monkeypatc
 
 
 def test_a_replay_that_cannot_be_sampled_is_one_line_that_names_the_run():
-    lane = Lane.fresh(CELL.spec, 4, online.ValueAgent(CELL.spec.hyper, CELL.spec.network, 4))
+    lane = Lane.fresh(CELL.spec, 4, ValueAgent(CELL.spec.hyper, CELL.spec.network, 4))
     with pytest.raises(FailureError, match=r"^dqn .* seed 4: gradient step 0: replay holds 0 transitions"):
         lane.sample_batch()

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from tiny_runs import tiny
 
+from moerl.agents.value import ValueAgent
 from moerl.training import online
 from moerl.training.lane import Lane
 
@@ -14,7 +15,7 @@ CELL = tiny("Breakout", 150, 1, variant="cnn-softmoe8-randphi")
 
 def test_actions_draw_a_phi_of_their_own_at_each_step():
     spec = CELL.spec
-    agent = online.ValueAgent(spec.hyper, spec.network, spec.num_actions)
+    agent = ValueAgent(spec.hyper, spec.network, spec.num_actions)
     pack = online.Pack.create(spec, CELL.rom, [Lane.fresh(spec, 0, agent)], agent)
     lane = pack.lanes[0]
     # Blocks, so that tokens differ and it matters which of them a slot attends to.

@@ -16,13 +16,16 @@ import pytest
 import yaml
 from tiny_runs import STUDY, TINY, files, save_now_and_then, tiny
 
+from moerl.agents.value import ValueAgent
 from moerl.study.config import load_study
 from moerl.study.errors import UserError
 from moerl.study.expansion import Cell
 from moerl.training import checkpoint, online
+from moerl.training.base_lane import DivergedError
 from moerl.training.checkpoint import RunFolders
-from moerl.training.lane import DivergedError
-from moerl.training.online import LeftEarlyError, Options, epsilon
+from moerl.training.lane import Lane
+from moerl.training.loop import LeftEarlyError, Options
+from moerl.training.online import epsilon
 from moerl.training.statefile import StateError, load, store
 
 
@@ -269,8 +272,8 @@ def pulled(*_):
 
 def test_greedy_actions_come_from_the_online_network_and_the_current_state(monkeypatch):
     cell = TINY["Breakout"]
-    agent = online.ValueAgent(cell.spec.hyper, cell.spec.network, cell.spec.num_actions)
-    lane = online.Lane.fresh(cell.spec, 0, agent)
+    agent = ValueAgent(cell.spec.hyper, cell.spec.network, cell.spec.num_actions)
+    lane = Lane.fresh(cell.spec, 0, agent)
     lane.agent_steps = 123
     pack = online.Pack(cell.spec, None, [lane], agent)
     asked = []
@@ -326,13 +329,13 @@ def test_lanes_beside_a_diverged_one_finish(undisturbed, tmp_path, monkeypatch):
 def test_regenerated_replay_equals_the_recorded_one(undisturbed, tmp_path, monkeypatch):
     cell, _ = undisturbed
     recorded = []
-    original = online.Lane.observe
+    original = Lane.observe
 
     def recording(lane, action, reward, game_over, life_lost, frame):
         recorded.append((lane.stack[-1].tobytes(), action, reward, game_over, life_lost))
         return original(lane, action, reward, game_over, life_lost, frame)
 
-    monkeypatch.setattr(online.Lane, "observe", recording)
+    monkeypatch.setattr(Lane, "observe", recording)
     cell.train(tmp_path)
     lived = recorded.copy()
     recorded.clear()
@@ -343,11 +346,9 @@ def test_regenerated_replay_equals_the_recorded_one(undisturbed, tmp_path, monke
     )
     path = tmp_path / "results" / "seed0" / "end" / "actions.safetensors"
     tensors, _ = load(path)
-    lane = online.Lane.fresh(roomy, 0, online.ValueAgent(roomy.hyper, roomy.network, roomy.num_actions))
+    lane = Lane.fresh(roomy, 0, ValueAgent(roomy.hyper, roomy.network, roomy.num_actions))
     lane.log = lane.log.from_tensors(tensors)
-    online.Pack.create(
-        roomy, cell.rom, [lane], online.ValueAgent(roomy.hyper, roomy.network, roomy.num_actions)
-    )
+    online.Pack.create(roomy, cell.rom, [lane], ValueAgent(roomy.hyper, roomy.network, roomy.num_actions))
     assert recorded == lived
     assert sum(game_over for *_, game_over, _ in lived) >= 1
     assert path.stat().st_size <= 1.1 * len(lived) + 2048

@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 from tiny_runs import save_now_and_then, tiny, tiny_agent
 
+from moerl.agents.value import ValueAgent
 from moerl.atari.lanes import AtariLanes
 from moerl.study.errors import FailureError
 from moerl.training import online
-from moerl.training.lane import DivergedError, Lane, initial_learner
+from moerl.training.base_lane import DivergedError, initial_learner
+from moerl.training.lane import Lane
 from moerl.training.online import epsilon
 from moerl.training.statefile import StateError, load, store
 
@@ -67,7 +69,7 @@ def test_packed_and_killed_equals_alone_and_undisturbed(agent, tmp_path, monkeyp
 
 def fresh(agent: str) -> Lane:
     spec = CELLS[agent].spec
-    return Lane.fresh(spec, 0, online.ValueAgent(spec.hyper, spec.network, spec.num_actions))
+    return Lane.fresh(spec, 0, ValueAgent(spec.hyper, spec.network, spec.num_actions))
 
 
 def frame(value: int):
@@ -113,7 +115,7 @@ def test_noisy_agents_have_no_epsilon_and_noise_of_their_own_at_each_step(tmp_pa
         cell.spec,
         cell.rom,
         [fresh("rainbow")],
-        online.ValueAgent(cell.spec.hyper, cell.spec.network, cell.spec.num_actions),
+        ValueAgent(cell.spec.hyper, cell.spec.network, cell.spec.num_actions),
     )
     lane = pack.lanes[0]
     lane.stack[:] = np.random.default_rng(0).integers(0, 256, lane.stack.shape)
@@ -133,7 +135,7 @@ def test_noisy_agents_have_no_epsilon_and_noise_of_their_own_at_each_step(tmp_pa
 @pytest.mark.parametrize(("updates", "ratio"), [(1, 0.25), (2, 0.5), (4, 1.0), (8, 2.0)])
 def test_replay_ratio_is_updates_per_period_over_update_period(updates, ratio, monkeypatch):
     cell = tiny("Breakout", 200, 2, update_period=4, updates_per_period=updates, target_update_period=20)
-    agent = online.ValueAgent(cell.spec.hyper, cell.spec.network, cell.spec.num_actions)
+    agent = ValueAgent(cell.spec.hyper, cell.spec.network, cell.spec.num_actions)
     lane = Lane.fresh(cell.spec, 0, agent)
     pack = online.Pack(cell.spec, None, [lane], agent)
     done = []
@@ -197,7 +199,7 @@ def test_checkpoint_without_usable_priorities_is_refused(tmp_path, damage):
 @pytest.mark.parametrize(("name", "variant"), [("rainbow", "cnn-softmoe8"), ("dqn", "impala-top1-2")])
 def test_the_quickly_compiled_initialisation_gives_the_usual_bits(name, variant):
     spec = tiny("Breakout", 1, 1, variant=variant, agent=name).spec
-    agent = online.ValueAgent(spec.hyper, spec.network, spec.num_actions)
+    agent = ValueAgent(spec.hyper, spec.network, spec.num_actions)
     key = jax.random.key(7)
     usual = jax.jit(agent.init)(key)
     jax.tree.map(np.testing.assert_array_equal, initial_learner(agent, key), usual)

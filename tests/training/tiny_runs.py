@@ -8,9 +8,9 @@ import yaml
 from moerl.study.config import load_study
 from moerl.study.expansion import Cell
 from moerl.study.specs import AgentSpec, TrainSpec
-from moerl.training import online
+from moerl.training import loop
 from moerl.training.checkpoint import RunFolders
-from moerl.training.online import Options, train
+from moerl.training.loop import Options, train
 
 STUDY = Path(__file__).parents[2] / "config" / "studies" / "paper.yaml"
 
@@ -36,7 +36,7 @@ class Tiny:
 
 def save_now_and_then(monkeypatch, rng, rounds: int) -> None:
     """Make training save once in so many rounds, on average, as `rng` draws it, instead of by the clock."""
-    monkeypatch.setattr(online._Clock, "save_due", lambda _: rng.random() < 1 / rounds)
+    monkeypatch.setattr(loop._Clock, "save_due", lambda _: rng.random() < 1 / rounds)
 
 
 def files(folder: Path) -> dict[str, bytes]:

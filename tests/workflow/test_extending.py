@@ -104,7 +104,7 @@ def test_the_page_leads_to_its_figures(tmp_path: Path) -> None:
     planned = project.snakemake("fig01", "fig06", "fig10", "--dry-run", study=STUDY)
     for agent in ("dqn", "rainbow"):
         for size in (1, 2, 4, 8):
-            assert f"Training {agent} cnn-top2-{size} on Pong, seeds 0, to 320 frames" in planned
+            assert f"Training {agent} cnn-top2-{size} on Pong, seeds 0, to 320" in planned
     assert "Analysing rainbow cnn-top2-8 on Pong, seed 0" in planned
 
     fewer_runs(project)

@@ -17,7 +17,7 @@ STYLE = "src/moerl/figures/style.py"
 
 
 def training(agent: str, variant: str, game: str = "Pong", seeds: str = "0,1", milestone: str = "320") -> str:
-    return f"Training {agent} {variant} on {game}, seeds {seeds}, to {milestone} frames"
+    return f"Training {agent} {variant} on {game}, seeds {seeds}, to {milestone}"
 
 
 def analysing(seed: int) -> str:

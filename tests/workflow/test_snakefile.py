@@ -226,8 +226,8 @@ def test_a_table_that_cannot_be_filled_says_so_in_one_line(clone: Project) -> No
     said = [line for line in done.stderr.splitlines() if line.startswith("moerl: ")]
     assert done.returncode == 2
     assert said == [
-        "moerl: table3: Hyper-parameters of CQL and CQL + C51: CQL and CQL + C51 cannot be trained yet, so there "
-        "is no table of them"
+        "moerl: config/studies/demo.yaml: table3 shows CQL and CQL + C51, none of which is among this study's "
+        "agents (dqn, rainbow)"
     ]
     assert "Traceback" not in done.stderr
 
@@ -280,7 +280,7 @@ def test_published_runs_are_fetched_aggregated_and_shown_where_asked_for(
 
 
 def test_figures_that_cannot_be_trained_yet_say_so_and_all_leaves_them_out(clone: Project) -> None:
-    study = DEMO | {"name": "later", "figures": {"fig02": {}, "fig11": {}}, "agents": {"dqn": {}}}
+    study = DEMO | {"name": "later", "figures": {"fig02": {}, "fig20": {}}, "agents": {"dqn": {}}}
     clone.write("config/studies/later.yaml", study)
     given = ("--configfile", "config/studies/later.yaml")
     assert dry_run(clone, *given) == {
@@ -292,11 +292,11 @@ def test_figures_that_cannot_be_trained_yet_say_so_and_all_leaves_them_out(clone
         "total": 8,
     }
     done = clone.run("snakemake", *given, "--dry-run")
-    assert "Study later is complete: results/later, but for fig11, table3: their agents" in done.stdout
-    done = clone.run("snakemake", "fig11", *given)
+    assert "Study later is complete: results/later, but for fig20: their agents" in done.stdout
+    done = clone.run("snakemake", "fig20", *given)
     said = [line for line in done.stderr.splitlines() if line.startswith("moerl: ")]
     assert done.returncode == 2
-    assert said == ["moerl: fig11: CQL and CQL + C51 cannot be trained yet, so there is nothing to draw"]
+    assert said == ["moerl: fig20: SAC and PPO cannot be trained yet, so there is nothing to draw"]
     assert "Traceback" not in done.stderr
 
 

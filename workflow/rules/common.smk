@@ -180,7 +180,7 @@ wildcard_constraints:
     variant="[a-z0-9][a-z0-9_-]*",
     game="[A-Za-z0-9]+",
     seed="[0-9]+",
-    milestone="[0-9]+[kM]?",
+    milestone="[0-9]+[kM]?(-steps)?",
     figure="|".join(study.figures),
     paper_table="|".join(TABLES),
     page="|".join(PAGES),
@@ -223,7 +223,7 @@ def shown(figure):
             "over": spec.over,
             "games": [(g.name, g.random, g.human) for g in games],
             "seeds": study.figure_seeds(spec),
-            "iterations": study.iterations(study.milestone(spec.milestone)),
+            "iterations": study.iterations(study.figure_milestone(spec)),
         }
     )
 
@@ -241,7 +241,7 @@ def aggregated(figure):
             "parameters": size_dependencies(study, spec, SIZES),
             "routing": [spec.snapshot, spec.state],
             "x": spec.x.label if spec.x else None,
-            "iteration_frames": study.iteration_frames,
+            "iteration_frames": study.iteration_length(spec),
             "early_readout": study.early_readout,
         }
     )
@@ -293,7 +293,7 @@ def drawn(figure):
             "agents": sorted(study.agents),
             "deviations": study.deviations.of(figure),
             "reduced": bool(study.deviations.budget.get(figure)),
-            "milestone": study.milestone(spec.milestone),
+            "milestone": study.figure_milestone(spec),
             "seeds": len(study.seeds),
             "games": scored_games(study, figure),
         }
@@ -419,10 +419,8 @@ def all_products():
 
 
 def left_to_come():
-    """The remark of `all` on the figures that it leaves out, and on the tables of their agents."""
-    agents = {agent for spec in study.planned.values() for agent in spec.agents}
-    tables = [name for name, table in TABLES.items() if set(table.columns) <= agents]
-    names = ", ".join([*study.planned, *tables])
+    """The remark of `all` on the figures that it leaves out."""
+    names = ", ".join(study.planned)
     return f", but for {names}: their agents cannot be trained yet" if names else ""
 
 
@@ -535,7 +533,7 @@ def previous_resume(wildcards, seeds):
     """
     earlier = (
         study.previous_milestone(wildcards.milestone)
-        if wildcards.milestone in study.milestones
+        if wildcards.milestone in study.lengths
         else None
     )
     if earlier is None:
@@ -548,11 +546,22 @@ def previous_resume(wildcards, seeds):
     )
 
 
+def learnt_from(wildcards, seeds):
+    """What the pack goes on from: resume files, or the finished runs whose experience it learns from."""
+    if wildcards.milestone != study.offline_milestone:
+        return previous_resume(wildcards, seeds)
+    cell = (wildcards.agent, wildcards.variant, wildcards.game)
+    sources = study.collected(Run(*cell, seed, wildcards.milestone) for seed in seeds)
+    names = ["actions.safetensors", "resume.safetensors", "manifest.json"]
+    return [run_dir(RESULTS, run) / name for run in sources for name in names]
+
+
 # --- Time and memory a job asks for; a profile or --set-resources overrides them. ---
 
 # Emulated frames per run, at the slowest: an Impala encoder on one CPU core.
 FRAMES_PER_MINUTE = 3_000
 SLOWEST_RATIO = 0.25  # updates per agent step at that speed
+GRADIENT_STEPS_PER_MINUTE = FRAMES_PER_MINUTE // 4 * SLOWEST_RATIO
 EVALUATION_STEPS_PER_MINUTE = 5_000  # agent steps
 LONGEST_MINUTES = 1_440  # then a training job leaves, and a retry goes on
 FRAME_BYTES = 84 * 84
@@ -566,6 +575,11 @@ def train_minutes(agent, milestone, seeds):
     """
     hyper = study.agents[agent]
     ratio = hyper.updates_per_period / hyper.update_period
+    if milestone == study.offline_milestone:
+        minutes = study.lengths[milestone] / GRADIENT_STEPS_PER_MINUTE
+        evaluation = study.offline.evaluation.agent_steps + hyper.max_episode_steps
+        minutes += study.offline.iterations * evaluation / EVALUATION_STEPS_PER_MINUTE
+        return min(LONGEST_MINUTES, 60 + int(minutes * len(seeds)))
     frames = study.milestones.get(milestone, 0)
     minutes = frames * max(1, ratio / SLOWEST_RATIO) / FRAMES_PER_MINUTE
     if study.evaluation and frames:
@@ -575,8 +589,13 @@ def train_minutes(agent, milestone, seeds):
 
 
 def train_megabytes(agent, seeds):
-    """Host memory of a training job: every lane's frame ring, and the process."""
-    rings = len(seeds) * study.agents[agent].replay_capacity * FRAME_BYTES // 1_000_000
+    """Host memory of a training job: every lane's frame ring, offline its subset, and the process."""
+    hyper = study.agents[agent]
+    kept = hyper.replay_capacity
+    if hyper.offline and study.offline.collect:
+        frames = study.milestone_frames[study.offline.collect.milestone]
+        kept = min(kept, frames // 4 * hyper.data_percent // 100)
+    rings = len(seeds) * kept * FRAME_BYTES // 1_000_000
     return PROCESS_MB + rings + 500 * len(seeds)
 
 

@@ -11,7 +11,7 @@ for _pack in () if ALLOW_PARTIAL else study.packs:
         name:
             f"train_{_seeds}"
         input:
-            lambda wc, seeds=_pack: previous_resume(wc, seeds),
+            lambda wc, seeds=_pack: learnt_from(wc, seeds),
         output:
             run_files(RUN_FILES, "{agent}", "{variant}", "{game}", _pack, "{milestone}"),
         log:
@@ -37,7 +37,7 @@ for _pack in () if ALLOW_PARTIAL else study.packs:
             digest=lambda wc: spec_of(wc.agent, wc.variant, wc.game)[1],
         message:
             "Training {wildcards.agent} {wildcards.variant} on {wildcards.game},"
-            " seeds {params.seeds}, to {wildcards.milestone} frames"
+            " seeds {params.seeds}, to {wildcards.milestone}"
         shell:
             "moerl train --study {params.study:q} --results {params.results} --state {params.state}"
             " --agent {wildcards.agent} --variant {wildcards.variant} --game {wildcards.game}"

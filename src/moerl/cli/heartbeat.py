@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from tqdm import tqdm
 
 from moerl.study import heartbeat
-from moerl.study.specs import FRAMES_PER_STEP
 from moerl.study.standing import finished_spec
 
 if TYPE_CHECKING:
-    from moerl.training.lane import Lane
+    from moerl.training.base_lane import BaseLane
 
 log = logging.getLogger(__name__)
 
@@ -27,15 +26,16 @@ class Heartbeat:
     A run that is published, or whose divergence is on record, has none: the files say how it stands.
     """
 
-    def __init__(self, states: Mapping[int, Path], target_frames: int, spec: str = "") -> None:
+    def __init__(self, states: Mapping[int, Path], target: int, spec: str = "", unit: str = "frames") -> None:
         """Nothing is written yet.
 
         Args:
             states: Seed → the run's state folder for the milestone.
-            target_frames: How long the milestone is.
+            target: How long the milestone is.
             spec: Digest of what is trained.
+            unit: What is counted: frames, or gradient steps.
         """
-        self._states, self._target, self._spec = dict(states), target_frames, spec
+        self._states, self._target, self._spec, self._unit = dict(states), target, spec, unit
         self._frames: dict[int, int | None] = dict.fromkeys(self._states)
         """Seeds in training, as far as is known → their frames."""
         self._bar: Any = None
@@ -50,20 +50,21 @@ class Heartbeat:
             else:
                 heartbeat.write(state, self._spec, "starting", None, self._target)
 
-    def __call__(self, lanes: Sequence[Lane], frames_per_second: float) -> None:
+    def __call__(self, lanes: Sequence[BaseLane], rate: float) -> None:
         """Report the lanes still in training; the rate is this process's, over all of them."""
-        self._frames = {lane.seed: lane.agent_steps * FRAMES_PER_STEP for lane in lanes}
-        rate = round(frames_per_second / len(lanes), 1)
+        self._frames = {lane.seed: lane.progress for lane in lanes}
+        each = round(rate / len(lanes), 1)
         for seed, state in self._states.items():
             if seed in self._frames:
-                heartbeat.write(state, self._spec, "running", self._frames[seed], self._target, rate)
+                heartbeat.write(state, self._spec, "running", self._frames[seed], self._target, each)
             else:
                 (state / heartbeat.NAME).unlink(missing_ok=True)
         if sys.stderr.isatty():
             self._show()
             return
-        done = ", ".join(f"seed {lane.seed}: {lane.agent_steps * FRAMES_PER_STEP:,}" for lane in lanes)
-        log.info("frames of %s — %s; %.0f frames/s in all", f"{self._target:,}", done, frames_per_second)
+        done = ", ".join(f"seed {lane.seed}: {lane.progress:,}" for lane in lanes)
+        target = f"{self._unit} of {self._target:,}"
+        log.info("%s — %s; %.0f %s/s in all", target, done, rate, self._unit)
 
     def done(self) -> None:
         """Every run is published, or its divergence on record: nothing more to say."""
@@ -97,7 +98,7 @@ class Heartbeat:
         frames = self._target * gone + sum(known or 0 for known in self._frames.values())
         if self._bar is None:
             total = self._target * len(self._states)
-            self._bar = tqdm(total=total, initial=frames, unit=" frames", unit_scale=True, leave=False)
+            self._bar = tqdm(total=total, initial=frames, unit=f" {self._unit}", unit_scale=True, leave=False)
         self._bar.update(frames - self._bar.n)
 
     def _close(self) -> None:

@@ -35,11 +35,10 @@ _NOT_REPRODUCIBLE = (TIMING, "manifest.json")  # wall-clock and host facts
 def products(study: Study, results: Path) -> Iterator[Path]:
     """Every byte-reproducible file of a study, there or not; other studies' leftovers are not among them."""
     for run in study.runs():
-        for milestone, frames in study.milestones.items():
-            if frames <= study.milestones[run.milestone]:
-                folder = run_dir(results, replace(run, milestone=milestone))
-                yield from (folder / name for name in files_of_run(study) if name not in _NOT_REPRODUCIBLE)
-                yield from sorted((folder / "snapshots").glob("*.safetensors"))
+        for milestone in study.course(run.milestone):
+            folder = run_dir(results, replace(run, milestone=milestone))
+            yield from (folder / name for name in files_of_run(study) if name not in _NOT_REPRODUCIBLE)
+            yield from sorted((folder / "snapshots").glob("*.safetensors"))
     for name in made_tables(study):
         yield from spec_table_files(results, name)
     yield parameters_file(results)

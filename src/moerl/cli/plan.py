@@ -17,7 +17,7 @@ from moerl.study.costs import Cost, Device, cost, read_records
 from moerl.study.expansion import Cell, Study
 from moerl.study.plan import Work, group, work
 from moerl.study.sizes import KNOWN
-from moerl.study.specs import STACK_SIZE, Replay
+from moerl.study.specs import FRAMES_PER_STEP, STACK_SIZE, Replay
 from moerl.study.standing import Standing
 from moerl.study.status import study_runs
 
@@ -105,7 +105,9 @@ class Estimator:
         size = self._sizes.of(hyper, study.variants[cell.variant])
         parameters = size.parameters(study.games[cell.game].num_actions)
         priorities = _PRIORITY_BYTES * hyper.replay_capacity if hyper.replay is Replay.PRIORITISED else 0
-        actions = study.milestones[milestone] // 4
+        actions = study.lengths[milestone] // FRAMES_PER_STEP
+        if study.offline is not None and hyper.offline:
+            actions = study.offline.iterations * study.offline.evaluation.agent_steps
         snapshots = 0
         schedule = study.train_spec(cell).schedule
         if schedule.snapshot_every:
@@ -148,7 +150,7 @@ def make_plan(standing: Standing, figures: Sequence[str], records_file: Path = R
         "figures": rows,
         "total": total,
         "evaluation": study.evaluation is not None,
-        "runs_by_kind": group(runs, study.milestones),
+        "runs_by_kind": group(runs, study.lengths),
         "basis": [
             {"record": record, **{kind: sorted(cells) for kind, cells in rests.items()}}
             for record, rests in estimator.basis.items()

@@ -84,6 +84,7 @@ def render(study: Study, statuses: Sequence[RunStatus]) -> list[RenderableType]:
         games = list(dict.fromkeys(s.run.game for s in rows))
         game = games[0] if len(games) == 1 else f"{len(games)} games"
         rates = [s.frames_per_second for s in rows if s.frames_per_second]
+        unit = " steps/s" if first.milestone == study.offline_milestone else ""
         etas = [s.eta_seconds for s in rows if s.eta_seconds is not None]
         table.add_row(
             first.agent,
@@ -91,7 +92,7 @@ def render(study: Study, statuses: Sequence[RunStatus]) -> list[RenderableType]:
             game,
             _seeds(rows[: len(rows) // len(games)]),
             _bar(sum(s.share for s in rows) / len(rows)),
-            f"{sum(rates):,.0f}" if rates else "",
+            f"{sum(rates):,.0f}{unit}" if rates else "",
             readable_seconds(max(etas)) if etas else "",
         )
     found = counts(statuses)

@@ -83,7 +83,7 @@ def best_points(standing: Standing, one: Run) -> list[Point]:
     """The points of whatever has the most iterations of a run: results, finished state or a checkpoint."""
     digest = standing.digest(one.cell)
     found: list[list[Point]] = [[]]
-    for label in standing.study.milestones:
+    for label in standing.study.course(one.milestone):
         at = Run(one.agent, one.variant, one.game, one.seed, label)
         folders = [run_dir(standing.results, at)]
         if standing.state is not None:

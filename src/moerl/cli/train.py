@@ -14,7 +14,7 @@ from pathlib import Path
 from moerl.cli.heartbeat import Heartbeat
 from moerl.study.errors import FailureError, UserError
 from moerl.study.expansion import Cell, Run, Study
-from moerl.study.paths import run_dir, state_dir
+from moerl.study.paths import dataset_dir, run_dir, state_dir
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +90,9 @@ def train_job(study: Study, job: TrainJob, expect_spec: str | None) -> None:
     """
     spec = study.train_spec(job.cell)
     iterations = study.iterations(job.milestone)
+    if spec.hyper.offline != (job.milestone == study.offline_milestone):
+        right = study.offline_milestone if spec.hyper.offline else ", ".join(study.milestones)
+        raise UserError(f"{study.path}: {spec.agent} is not trained to {job.milestone}; milestones: {right}")
     if expect_spec is not None and expect_spec != spec.digest():
         raise UserError(
             f"{study.path}: {job.cell.agent} {job.cell.variant} {job.cell.game} now resolves to spec "
@@ -97,9 +100,9 @@ def train_job(study: Study, job: TrainJob, expect_spec: str | None) -> None:
         )
     configure_jax(spec.cpu_threads)
     from moerl.cli.main import EXIT_LEFT_EARLY
+    from moerl.training.base_lane import DivergedError
     from moerl.training.checkpoint import RunFolders
-    from moerl.training.lane import DivergedError
-    from moerl.training.online import LeftEarlyError, Options, train
+    from moerl.training.loop import LeftEarlyError, Options, train
 
     runs = [Run(spec.agent, spec.variant, spec.game, seed, job.milestone) for seed in job.seeds]
     folders = {
@@ -108,10 +111,12 @@ def train_job(study: Study, job: TrainJob, expect_spec: str | None) -> None:
     }
     options = Options(job.save_every_seconds, job.deadline_seconds)
     states = {seed: folder.state for seed, folder in folders.items()}
-    heartbeat = Heartbeat(states, study.milestones[job.milestone], spec.digest())
+    datasets = {run.seed: dataset_dir(study, job.results, run) for run in runs} if spec.hyper.offline else {}
+    unit = "gradient steps" if spec.hyper.offline else "frames"
+    heartbeat = Heartbeat(states, study.lengths[job.milestone], spec.digest(), unit)
     heartbeat.starting()
     try:
-        train(spec, study.games[job.cell.game].rom, folders, iterations, options, heartbeat)
+        train(spec, study.games[job.cell.game].rom, folders, iterations, options, heartbeat, datasets)
     except LeftEarlyError as left:
         heartbeat.left(str(left))
         log.info("%s", left)

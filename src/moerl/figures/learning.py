@@ -45,8 +45,7 @@ def learning_figure(
     lines = -(-len(looks) // legend_columns(list(looks), width))
     figure = Figure((width, height * rows + 0.45 + 0.15 * lines))
     axes: list[Axes] = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
-    unit, label = frames_axis(table["frame"].max()) if spec.over == "frames" else (1.0, "Hours of Training")
-    along = "frame" if spec.over == "frames" else "hours"
+    along, unit, label = _x_axis(table, spec)
     for place, (ax, title) in enumerate(zip(axes, titles, strict=False)):
         ax.set_title(title, fontweight="bold", fontsize=size)
         mine = table[table["panel"] == title]
@@ -71,6 +70,22 @@ def learning_figure(
     return figure
 
 
+def _x_axis(table: pd.DataFrame, spec: FigureSpec) -> tuple[str, float, str]:
+    """Column, unit and label of the x axis."""
+    match spec.over:
+        case "frames":
+            return "frame", *frames_axis(table["frame"].max())
+        case "hours":
+            return "hours", 1.0, "Hours of Training"
+        case "gradient steps":  # counted in iterations, as the paper does
+            iteration = float(table["gradient_steps"].min())
+            return "gradient_steps", iteration, f"Gradient Steps (× {_count(iteration)})"
+
+
+def _count(steps: float) -> str:
+    return f"{steps / 1000:g}K" if steps >= 1000 else f"{steps:g}"
+
+
 def grid(panels: int, small: bool) -> tuple[int, int]:
     """Rows and columns of the page for a number of panels: the paper's 20 games are four rows of five.
 
@@ -91,8 +106,8 @@ def panel_curves(
         ax: Drawn into.
         points: The table's rows of this panel that have a value.
         looks: Look of each series, in the order they are drawn.
-        unit: Frames, or hours, per unit of the x axis.
-        along: Column of the x axis: "frame" or "hours".
+        unit: Frames, hours or gradient steps per unit of the x axis.
+        along: Column of the x axis: "frame", "hours" or "gradient_steps".
     """
     for name, look in looks.items():
         rows = points.loc[points["series"] == name, [along, "value", "ci_low", "ci_high"]]

@@ -9,9 +9,10 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.nn.initializers import lecun_normal, xavier_uniform
 
 from moerl.networks.noisy import dense
-from moerl.study.specs import HeadSpec
+from moerl.study.specs import HeadInit, HeadSpec
 
 
 def support(spec: HeadSpec) -> jax.Array:
@@ -39,10 +40,12 @@ class Head(nn.Module):
     def __call__(self, head_input: jax.Array, keys: jax.Array | None) -> jax.Array:
         """Logits `[..., A, Z]` of `head_input` `[..., F]`; `keys` as in `noisy`."""
         noisy, atoms = self.spec.noisy, self.spec.num_atoms
+        init = lecun_normal() if self.spec.head_init is HeadInit.LECUN else xavier_uniform()
         shape = (*head_input.shape[:-1], self.num_actions, atoms)
         if not self.spec.dueling:
-            return dense(noisy, self.num_actions * atoms, "q")(head_input, keys).reshape(shape)
+            return dense(noisy, self.num_actions * atoms, "q", init)(head_input, keys).reshape(shape)
         # B16: both layers are given the same key, so they share p (and not q).
-        advantage = dense(noisy, self.num_actions * atoms, "advantage")(head_input, keys).reshape(shape)
-        value = dense(noisy, atoms, "value")(head_input, keys)[..., None, :]
+        raw = dense(noisy, self.num_actions * atoms, "advantage", init)(head_input, keys)
+        advantage = raw.reshape(shape)
+        value = dense(noisy, atoms, "value", init)(head_input, keys)[..., None, :]
         return value + advantage - jnp.mean(advantage, axis=-2, keepdims=True)

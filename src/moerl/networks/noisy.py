@@ -17,6 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.linen.initializers import constant, xavier_uniform
+from jax.nn.initializers import Initializer
 
 SIGMA_0 = 0.1
 """σ starts at this over √I. B16: Fortunato et al. use 0.5."""
@@ -110,9 +111,14 @@ class NoisyDense(nn.Module):
         return mean + aligned(noise.outputs, x.ndim) * spread
 
 
-def dense(noisy: bool, features: int, name: str) -> Callable[[jax.Array, jax.Array | None], jax.Array]:
-    """A dense layer of either kind, to be bound under the parameter name `name`."""
+def dense(
+    noisy: bool, features: int, name: str, kernel_init: Initializer | None = None
+) -> Callable[[jax.Array, jax.Array | None], jax.Array]:
+    """A dense layer of either kind, to be bound under the parameter name `name`.
+
+    `kernel_init` (default: Xavier's, uniform) is that of a layer that is not noisy.
+    """
     if noisy:
         return NoisyDense(features, name=name)
-    layer = nn.Dense(features, kernel_init=xavier_uniform(), name=name)
+    layer = nn.Dense(features, kernel_init=kernel_init or xavier_uniform(), name=name)
     return lambda x, _keys: layer(x)

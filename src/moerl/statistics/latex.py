@@ -90,21 +90,22 @@ def curves_latex(table: pd.DataFrame, figure: FigureSpec, headline: str) -> str:
 
     Over hours, a second row has the hours at which a curve's points stand.
     """
-    ends = sorted(table["frame"].dropna().astype(int).unique())
+    along, title = ("gradient_steps", "Gradient steps") if "gradient_steps" in table else ("frame", "Frames")
+    ends = sorted(table[along].dropna().astype(int).unique())
     count = min(COLUMNS, len(ends))
     frames = [ends[(place + 1) * len(ends) // count - 1] for place in range(count)]
     body = []
     for panel, block in table.groupby("panel", sort=False):
         body.append(_span(count + 1, escape(str(panel))))
         for series, rows in block.groupby("series", sort=False):
-            points = rows.dropna(subset="frame").set_index("frame").reindex(frames)
+            points = rows.dropna(subset=along).set_index(along).reindex(frames)
             values = points[["value", "ci_low", "ci_high"]].to_numpy(dtype=np.float64)
             body.append(_row([escape(str(series)), *(_with_bounds(*point) for point in values)]))
             if figure.over == "hours":
                 hours = points["hours"].to_numpy(dtype=np.float64)
                 body.append(_row([r"\quad hours", *(number(value) for value in hours)]))
         body.append(r"\addlinespace")
-    header = _row(["Frames", *(f"{frame:,}".replace(",", r"\,") for frame in frames)])
+    header = _row([title, *(f"{frame:,}".replace(",", r"\,") for frame in frames)])
     return _tabular(headline, "l" + "c" * count, header, body[:-1], _remarks(table, count + 1))
 
 

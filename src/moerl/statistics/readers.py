@@ -7,7 +7,6 @@ is skipped silently.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 
 from moerl.study.errors import UserError
 from moerl.study.expansion import Run
+from moerl.study.figures import Over
 from moerl.study.origin import Origin
 
 Values = npt.NDArray[np.float64]
@@ -128,7 +128,7 @@ def read_tokens(path: Path, snapshot: int | None, state: int, origin: Origin) ->
     return chosen.reset_index(drop=True)
 
 
-def read_scores(path: Path, over: Literal["frames", "hours"] = "frames") -> pd.DataFrame:
+def read_scores(path: Path, over: Over = "frames") -> pd.DataFrame:
     """One figure's tidy scores, as the stage `scores` wrote them: with wall-clock, if it is over hours.
 
     Raises UserError if they are not there.

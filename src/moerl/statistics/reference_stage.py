@@ -52,7 +52,7 @@ def reference_table(study: Study, figure: FigureSpec, returns: pd.DataFrame) -> 
         returns: The published returns, columns `COLUMNS`; the figure's games must be there.
     """
     assert figure.measure is not None
-    frames = study.milestones[study.milestone(figure.milestone)]
+    frames = study.lengths[study.figure_milestone(figure)]
     views = views_with_reference(study, figure)
     parts = []
     for view in views:

@@ -36,7 +36,7 @@ class Shown:
 
 def shown_runs(study: Study, figure: FigureSpec) -> Iterator[Shown]:
     """Every run of a figure where it is shown, in order of panel, series, x, game and seed."""
-    milestone = study.milestone(figure.milestone)
+    milestone = study.figure_milestone(figure)
     seeds = study.figure_seeds(figure)
     for view in figure.views:
         if not study.shows(view):
@@ -64,7 +64,7 @@ def run(
         UserError: A run is not finished (unless `allow_partial`), or a run's returns cannot be trusted.
     """
     figure = study.data_figure(figure_name)
-    iterations = study.iterations(study.milestone(figure.milestone))
+    iterations = study.iterations(study.figure_milestone(figure))
     shown = list(shown_runs(study, figure))
     standing = Standing(study, results, state)
     folders = {one: standing.finished(one) for one in dict.fromkeys(s.run for s in shown)}

@@ -78,7 +78,7 @@ def _bars(study: Study, figure: FigureSpec, scores: pd.DataFrame, left_out: Left
     have = _shown_in(scores, shown)
     scored = _scored(study, figure)
     windows = readouts(
-        study.iterations(study.milestone(figure.milestone)), study.iteration_frames, study.early_readout
+        study.iterations(study.figure_milestone(figure)), study.iteration_frames, study.early_readout
     )
     table = bar_table(
         scores,
@@ -110,7 +110,7 @@ def _curves(
         scores,
         list(dict.fromkeys(sorted(cells, key=lambda cell: panels.index(cell[0])))),
         figure.measure,
-        study.iteration_frames,
+        study.iteration_length(figure),
         _missing(
             (cell, s, left_out.get(s.run, MISSING))
             for cell, s in zip(cells, shown, strict=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ import pandas as pd
 from moerl.statistics.iqm import BAR_REPETITIONS, CURVE_REPETITIONS, Scores, iqm_estimate, mean_estimate
 from moerl.statistics.readers import TOKEN_COLUMNS
 from moerl.study.errors import UserError
-from moerl.study.figures import NO_EPISODE, Measure
+from moerl.study.figures import NO_EPISODE, Measure, Over
 from moerl.study.long_step import long_step
 
 BAR_COLUMNS = (
@@ -217,27 +217,29 @@ def curve_table(
     scores: pd.DataFrame,
     cells: Sequence[tuple[str, str]],
     measure: Measure,
-    iteration_frames: int,
+    iteration_length: int,
     missing: Missing,
     games_without_runs: Missing = _NOTHING,
-    over: Literal["frames", "hours"] = "frames",
+    over: Over = "frames",
 ) -> pd.DataFrame:
     """The table of a curves figure, columns `CURVE_COLUMNS`; `frame` is the nominal end of the iteration.
 
-    Over hours there is a column `hours` more: the mean wall-clock of the curve's runs, all games together,
-    from the start of training to the end of the iteration.
+    Over gradient steps there is a column of that name in place of `frame`. Over hours there is a column
+    `hours` more: the mean wall-clock of the curve's runs, all games together, from the start of training to
+    the end of the iteration.
 
     Args:
         scores: Rows of `scores/<figure>.parquet`, `panel` being the panel they are drawn in.
         cells: The (panel, series) of every curve, in the figure's order.
         measure: What a point is.
-        iteration_frames: Frames per iteration.
+        iteration_length: Frames, or gradient steps, per iteration.
         missing: Missing runs of each cell that has any; one without any run keeps one empty row.
         games_without_runs: As for `bar_table`.
         over: "hours" needs the scores' column `wall_seconds`.
     """
     ordered = scores.sort_values(["game", "seed", "iteration"])
     groups = dict(list(ordered.groupby(["panel", "series"])))
+    along = "gradient_steps" if over == "gradient steps" else "frame"
     rows: list[dict[str, Any]] = []
     for cell in long_step(cells, "curves aggregated"):
         key = dict(zip(("panel", "series"), cell, strict=True))
@@ -247,15 +249,15 @@ def curve_table(
             rows.append(key | {"n_games": 0, "n_seeds": "0", "games_left_out": ""})
             continue
         for iteration, point in groups[cell].groupby("iteration", sort=True):
-            frame = (int(str(iteration)) + 1) * iteration_frames
-            row = key | {"iteration": iteration, "frame": frame} | curve_row(point, measure)
+            end = (int(str(iteration)) + 1) * iteration_length
+            row = key | {"iteration": iteration, along: end} | curve_row(point, measure)
             if over == "hours":
                 row["hours"] = point["wall_seconds"].mean() / 3600
             rows.append(row)
-    place = CURVE_COLUMNS.index("frame") + 1
-    hours = ("hours",) if over == "hours" else ()
-    table = pd.DataFrame(rows, columns=[*CURVE_COLUMNS[:place], *hours, *CURVE_COLUMNS[place:]])
-    return table.astype({"iteration": "Int64", "frame": "Int64"})
+    place = CURVE_COLUMNS.index("frame")
+    here = (along, "hours") if over == "hours" else (along,)
+    table = pd.DataFrame(rows, columns=[*CURVE_COLUMNS[:place], *here, *CURVE_COLUMNS[place + 1 :]])
+    return table.astype({"iteration": "Int64", along: "Int64"})
 
 
 def analysis_table(

@@ -36,7 +36,7 @@ from moerl.study.specs import (
     Tokens,
 )
 from moerl.study.study_file import NAME, StudyFile, read_yaml, validate
-from moerl.study.variants import study_variants
+from moerl.study.variants import Variants, study_variants
 
 
 def config_dir(study: Path) -> Path:
@@ -87,10 +87,44 @@ def load_study(path: Path) -> Study:
         iteration_end=file.iteration_end,
         max_noops=file.max_noops,
         evaluation=file.evaluation,
+        offline=file.offline,
         deviations=deviations(file, shared / "figures.yaml", drawn_or_not_listed, games, trainable),
     )
     variants.check(cell.variant for figure in study.figures.values() for cell in study.figure_cells(figure))
+    _check_offline(study, variants)
     return study
+
+
+def _check_offline(study: Study, variants: Variants) -> None:
+    """Offline agents have data, and figures that say how long they learn; online ones neither."""
+    offline = [name for name, agent in study.agents.items() if agent.offline]
+    for name in offline:
+        if study.offline is None:
+            problem = "learns from a dataset: say under the study's `offline` where that is"
+            raise ConfigError(study.path, f"agents.{name}", problem)
+        if study.evaluation is not None:
+            problem = "offline agents are evaluated as `offline` says; make them a study of their own"
+            raise ConfigError(study.path, "evaluation", problem)
+    for name, figure in study.figures.items():
+        for agent in figure.agents:
+            if agent in study.agents and (agent in offline) != (figure.over == "gradient steps"):
+                axis = "gradient steps" if agent in offline else "frames or hours"
+                problem = f"{agent} is trained over {axis}; {name} is over {figure.over}"
+                raise ConfigError(study.path, f"figures.{name}.agent", problem)
+    collect = study.offline.collect if study.offline else None
+    if collect is None:
+        return
+    online = [name for name in study.agents if name not in offline]
+    if collect.agent not in online:
+        problem = one_of(collect.agent, online, "agent of this study that is online")
+        raise ConfigError(study.path, "offline.collect.agent", problem)
+    if study.agents[collect.agent].terminal_on_life_loss:
+        problem = f"to {collect.agent} a lost life ends an episode: its runs are no data"
+        raise ConfigError(study.path, "offline.collect.agent", problem)
+    if collect.variant not in variants:
+        problem = one_of(collect.variant, variants, "variant")
+        raise ConfigError(study.path, "offline.collect.variant", problem)
+    variants.check([collect.variant])
 
 
 def shared_agents(shared: Path) -> dict[str, AgentSpec]:
@@ -170,7 +204,8 @@ def _figures(
                 figures[name] = resolver.resolve(name, spec, FigureOverride())
     for name in file.figures:
         wanted = figures[name].agents
-        if _drawable(figures[name], trainable) and wanted and not set(wanted) & set(file.agents):
+        known = {*wanted, *map(base_agent, wanted)}
+        if _drawable(figures[name], trainable) and wanted and known.isdisjoint(file.agents):
             listed = ", ".join(file.agents)
             problem = f"shows {', '.join(wanted)}, none of which is among this study's agents ({listed})"
             raise ConfigError(path, f"figures.{name}", problem)

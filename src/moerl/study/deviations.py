@@ -21,7 +21,7 @@ from moerl.study.specs import (
     Evaluation,
     IterationEnd,
 )
-from moerl.study.study_file import StudyFile, read_yaml
+from moerl.study.study_file import Offline, StudyFile, read_yaml
 
 PAPER_FRAMES = {
     Score.TRAINING: {"short": 50_000_000, "full": 200_000_000, "iteration": 1_000_000},
@@ -37,6 +37,8 @@ PAPER_SCHEDULE: dict[Score, dict[str, Any]] = {
     },
 }
 """The paper's settings of the schedule, besides its budgets (method 4.2, 4.7)."""
+PAPER_OFFLINE = Offline(folder="{game}/{run}")
+"""The paper's offline runs, but for where their data lies."""
 PAPER_SEEDS = 5
 """Seeds of a figure that does not say otherwise."""
 _ENDS = {IterationEnd.EPISODE: "with an episode", IterationEnd.STEP: "at a step"}
@@ -74,7 +76,10 @@ def deviations(
             continue
         figure, found = figures[name], []
         original = FigureSpec.model_validate(configured[name])
-        budgets[name] = tuple(_budget_deviations(file, figure, original.score))
+        offline = figure.over == "gradient steps"
+        budgets[name] = tuple(
+            _offline_deviations(file) if offline else _budget_deviations(file, figure, original.score)
+        )
         if figure.kind == "routing":  # not in the paper; encoder, agent, game and seed are named in its title
             own[name] = ()
             continue
@@ -110,6 +115,38 @@ def _other_games(figure: FigureSpec, original: FigureSpec, games: Mapping[str, G
         yield f"{said} instead of the paper's {len(gone)} games" if gone else f"{said} in panels of their own"
 
 
+def _offline_deviations(file: StudyFile) -> Iterator[str]:
+    """How a study's offline runs fall short of the paper's (method 5)."""
+    if file.offline is None:
+        return
+    given, paper = file.offline, PAPER_OFFLINE
+    if (given.iterations, given.iteration_steps) != (paper.iterations, paper.iteration_steps):
+        yield (
+            f"{given.iterations} iterations of {given.iteration_steps:,} gradient steps "
+            f"instead of {paper.iterations} of {paper.iteration_steps:,}"
+        )
+    if given.evaluation != paper.evaluation:
+        yield (
+            f"evaluation of {given.evaluation.agent_steps:,} agent steps at ε = {given.evaluation.epsilon:g} "
+            f"instead of {paper.evaluation.agent_steps:,} at {paper.evaluation.epsilon:g}"
+        )
+    if given.collect is not None:
+        frames = frames_label(getattr(file.milestones, given.collect.milestone))
+        title = AGENT_TITLES[base_agent(given.collect.agent)]
+        trained = f"{title} {given.collect.variant} trained here for {frames} frames"
+        yield f"data of {trained} instead of {paper.name}"
+    elif given.name != paper.name:
+        yield f"data {given.name!r} instead of {paper.name}"
+    if len(file.seeds) < PAPER_SEEDS:
+        yield f"{_seeds(file)} instead of {PAPER_SEEDS}"
+    if file.hidden_units != HIDDEN_UNITS:
+        yield f"{file.hidden_units} hidden units instead of {HIDDEN_UNITS}"
+
+
+def _seeds(file: StudyFile) -> str:
+    return f"{len(file.seeds)} seed{'s' if len(file.seeds) > 1 else ''}"
+
+
 def _budget_deviations(file: StudyFile, figure: FigureSpec, score: Score) -> Iterator[str]:
     """How a study's budget, width and schedule fall short of the paper's, of a figure that shows `score`."""
     budgets = PAPER_FRAMES[score]
@@ -118,7 +155,7 @@ def _budget_deviations(file: StudyFile, figure: FigureSpec, score: Score) -> Ite
         yield f"{frames_label(frames)} frames instead of {frames_label(printed)}"
     needed = figure.seeds or PAPER_SEEDS
     if figure.kind != "routing" and len(file.seeds) < needed:
-        yield f"{len(file.seeds)} seed{'s' if len(file.seeds) > 1 else ''} instead of {needed}"
+        yield f"{_seeds(file)} instead of {needed}"
     if file.iteration_frames != budgets["iteration"]:
         yield (
             f"iterations of {frames_label(file.iteration_frames)} frames "

@@ -18,12 +18,14 @@ from moerl.study.specs import (
     FRAMES_PER_STEP,
     TRAINING_REVISION,
     AgentSpec,
+    DatasetSpec,
     Evaluation,
     IterationEnd,
     NetworkSpec,
     Schedule,
     TrainSpec,
 )
+from moerl.study.study_file import Offline
 
 
 @dataclass(frozen=True, order=True)
@@ -37,7 +39,7 @@ class Cell:
 
 @dataclass(frozen=True, order=True)
 class Run:
-    """One run up to a milestone (`milestone` is a label such as "50M")."""
+    """One run up to a milestone (`milestone` is a label such as "50M", offline "12500k-steps")."""
 
     agent: str
     variant: str
@@ -100,6 +102,7 @@ class Study:
     iteration_end: IterationEnd
     max_noops: int
     evaluation: Evaluation | None
+    offline: Offline | None
     deviations: Deviations
 
     def milestone(self, which: str) -> str:
@@ -111,17 +114,50 @@ class Study:
         """Milestone labels → frames, ascending, each once."""
         return {frames_label(f): f for f in sorted(set(self.milestone_frames.values()))}
 
+    @property
+    def offline_milestone(self) -> str | None:
+        """Label of the one milestone of offline runs, in gradient steps; None if the study has none."""
+        if self.offline is None:
+            return None
+        return f"{frames_label(self.offline.iterations * self.offline.iteration_steps)}-steps"
+
+    def figure_milestone(self, figure: FigureSpec) -> str:
+        """Label of the milestone of a figure's runs."""
+        offline = any(agent in self.agents and self.agents[agent].offline for agent in figure.agents)
+        if offline and self.offline_milestone is not None:
+            return self.offline_milestone
+        return self.milestone(figure.milestone)
+
+    @cached_property
+    def lengths(self) -> dict[str, int]:
+        """Milestone labels → frames, of offline runs gradient steps."""
+        if self.offline is None or self.offline_milestone is None:
+            return self.milestones
+        steps = self.offline.iterations * self.offline.iteration_steps
+        return self.milestones | {self.offline_milestone: steps}
+
+    def course(self, label: str) -> dict[str, int]:
+        """The milestones on the way to `label`, itself included, ascending → their lengths."""
+        if label == self.offline_milestone:
+            return {label: self.lengths[label]}
+        return {m: frames for m, frames in self.milestones.items() if frames <= self.milestones[label]}
+
     def previous_milestone(self, label: str) -> str | None:
         """The milestone whose resume files a job to `label` starts from; None: from scratch."""
-        labels = list(self.milestones)
-        position = labels.index(label)
-        return labels[position - 1] if position else None
+        return next(iter(list(self.course(label))[-2:-1]), None)
 
     def iterations(self, label: str) -> int:
         """Training iterations up to a milestone. Raises UserError on an unknown label."""
+        if self.offline is not None and label == self.offline_milestone:
+            return self.offline.iterations
         if label not in self.milestones:
-            raise UserError(f"{self.path}: {one_of(label, self.milestones, 'milestone')}")
+            raise UserError(f"{self.path}: {one_of(label, self.lengths, 'milestone')}")
         return self.milestones[label] // self.iteration_frames
+
+    def iteration_length(self, figure: FigureSpec) -> int:
+        """Frames of an iteration of a figure's runs, of offline ones gradient steps."""
+        label = self.figure_milestone(figure)
+        return self.lengths[label] // self.iterations(label)
 
     @cached_property
     def packs(self) -> tuple[tuple[int, ...], ...]:
@@ -180,16 +216,27 @@ class Study:
         return self.figure_runs(self.figure(name))
 
     def _runs(self, figure: FigureSpec, cells: Iterable[Cell]) -> list[Run]:
-        label, seeds = self.milestone(figure.milestone), self.figure_seeds(figure)
+        label, seeds = self.figure_milestone(figure), self.figure_seeds(figure)
         return [Run(c.agent, c.variant, c.game, seed, label) for c in cells for seed in seeds]
 
     def runs(self) -> list[Run]:
-        """Runs of the figures that the study makes unasked, each once."""
+        """Runs of the figures that the study makes unasked, and those that these learn from, each once."""
         return self.runs_of(self.usual_figures)
 
     def runs_of(self, names: Iterable[str]) -> list[Run]:
-        """Runs of some figures of the study, each once."""
-        return list(dict.fromkeys(run for name in names for run in self.figure_runs(self.figures[name])))
+        """Runs of some figures of the study, and those that these learn from, each once."""
+        shown = [run for name in names for run in self.figure_runs(self.figures[name])]
+        return list(dict.fromkeys([*self.collected(shown), *shown]))
+
+    def collected(self, runs: Iterable[Run]) -> list[Run]:
+        """The runs of the study whose experience some of `runs` learn from, each once."""
+        collect = self.offline.collect if self.offline else None
+        if collect is None:
+            return []
+        label = self.milestone(collect.milestone)
+        learners = (run for run in runs if run.milestone == self.offline_milestone)
+        found = (Run(collect.agent, collect.variant, run.game, run.seed, label) for run in learners)
+        return list(dict.fromkeys(found))
 
     @cached_property
     def analysed_cells(self) -> frozenset[Cell]:
@@ -218,6 +265,9 @@ class Study:
         ):
             if value not in known:
                 raise UserError(f"{self.path}: {one_of(value, known, what)}")
+        schedule, dataset = self._schedule(cell), None
+        if self.agents[cell.agent].offline:
+            schedule, dataset = self._offline_schedule(), self._dataset(cell)
         return TrainSpec(
             agent=cell.agent,
             variant=cell.variant,
@@ -225,15 +275,36 @@ class Study:
             num_actions=self.games[cell.game].num_actions,
             hyper=self.agents[cell.agent],
             network=self.variants[cell.variant],
-            schedule=Schedule(
-                iteration_steps=self.iteration_frames // FRAMES_PER_STEP,
-                snapshot_every=self.snapshot_every if cell in self.analysed_cells else 0,
-                iteration_end=self.iteration_end,
-                max_noops=self.max_noops,
-                evaluation=self.evaluation,
-            ),
+            schedule=schedule,
             cpu_threads=self.cpu_threads,
             revision=TRAINING_REVISION["value"],
+            dataset=dataset,
+        )
+
+    def _schedule(self, cell: Cell) -> Schedule:
+        return Schedule(
+            iteration_steps=self.iteration_frames // FRAMES_PER_STEP,
+            snapshot_every=self.snapshot_every if cell in self.analysed_cells else 0,
+            iteration_end=self.iteration_end,
+            max_noops=self.max_noops,
+            evaluation=self.evaluation,
+        )
+
+    def _offline_schedule(self) -> Schedule:
+        assert self.offline is not None, "checked when the study was loaded"
+        return Schedule(
+            iteration_steps=self.offline.iteration_steps, evaluation_phase=self.offline.evaluation
+        )
+
+    def _dataset(self, cell: Cell) -> DatasetSpec:
+        assert self.offline is not None, "checked when the study was loaded"
+        if (collect := self.offline.collect) is None:
+            return DatasetSpec(name=self.offline.name)
+        source = Cell(collect.agent, collect.variant, cell.game)
+        return DatasetSpec(
+            name=f"{collect.agent} {collect.variant}",
+            collected=self.train_spec(source).digest(),
+            iterations=self.iterations(self.milestone(collect.milestone)),
         )
 
 

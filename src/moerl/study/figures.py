@@ -70,6 +70,7 @@ COLOURED_EXPERTS = 8
 
 Measure = Literal["iqm", "return"]
 PanelPer = Literal["agent", "game"]
+Over = Literal["frames", "hours", "gradient steps"]
 
 
 class Score(StrEnum):
@@ -169,8 +170,9 @@ class FigureSpec(Frozen):
     """Curves: IQM of human-normalised scores over games and seeds, or mean return over seeds."""
     panel_per: PanelPer | None = None
     """Curves: a panel for each entry of `panels` (all games in one curve), or one for each game."""
-    over: Literal["frames", "hours"] = "frames"
-    """Curves: the x axis; hours are the recorded wall-clock of training."""
+    over: Over = "frames"
+    """Curves: the x axis; hours are the recorded wall-clock of training. Offline agents learn over gradient
+    steps."""
     drawing: Literal["networks", "tokens"] | None = None
     """Schematics: what is drawn."""
     seed: NonNegativeInt | None = None

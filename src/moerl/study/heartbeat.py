@@ -26,10 +26,11 @@ class Beat(Frozen):
     phase: Literal["starting", "running", "saved", "failed"]
     """`saved`: left early, to be continued; `failed`: see `reason`."""
     frames: int | None
-    """Emulated frames so far; None while starting."""
+    """Emulated frames so far, offline gradient steps; None while starting."""
     spec: str
     """Digest of what is trained."""
     target_frames: int
+    """Of the milestone, in the unit of `frames`, as the rate is."""
     frames_per_second: float | None
     """Of this run in this process."""
     time: float

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from moerl.study.errors import UserError
 from moerl.study.expansion import Run, Study
 from moerl.study.figures import Score
 
@@ -38,6 +39,17 @@ def files_of_run(study: Study) -> tuple[str, ...]:
 def run_dir(results: Path, run: Run) -> Path:
     """Folder of one run's outputs at one milestone."""
     return results.joinpath("runs", run.agent, run.variant, run.game, f"seed{run.seed}", run.milestone)
+
+
+def dataset_dir(study: Study, results: Path, run: Run) -> Path:
+    """Folder of the data that an offline run learns from. Raises UserError if the study has no such data."""
+    offline = study.offline
+    if offline is None:
+        raise UserError(f"{study.path}: says nothing of the data that {run.agent} learns from (`offline`)")
+    if offline.folder is not None:
+        return Path(offline.folder.format(game=run.game, seed=run.seed, run=run.seed + 1))
+    (source,) = study.collected([run])
+    return run_dir(results, source)
 
 
 def state_dir(state: Path, run: Run) -> Path:

@@ -41,7 +41,7 @@ class Work:
     diverged: int
     """Runs of the figure that diverged: their jobs are tried, and end at once."""
     steps: dict[Cell, int] = field(default_factory=dict)
-    """Agent steps to train, over all seeds of a cell."""
+    """Agent steps to train, over all seeds of a cell; gradient steps of an offline one."""
     published: dict[Cell, dict[str, int]] = field(default_factory=dict)
     """Runs to publish, per milestone, of each cell."""
     train_jobs: int = 0
@@ -104,8 +104,8 @@ def work(standing: Standing, figures: Sequence[str]) -> dict[str, Work]:
         absent = [run for run in runs[name] if not standing.published(run)]
         diverged = sum(standing.divergence(run) is not None for run in absent)
         left = found[name] = Work(counted[name], len(runs[name]) - len(absent), diverged)
-        milestone = study.milestone(figure.milestone)
-        for cell in dict.fromkeys(run.cell for run in runs[name]):
+        ends = {run.cell: run.milestone for run in [*study.collected(runs[name]), *runs[name]]}
+        for cell, milestone in ends.items():
             for pack in _packs(study, figure):
                 _train(standing, left, cell, pack, milestone, reached)
         if figure.analysed:
@@ -138,9 +138,8 @@ def _train(
 ) -> None:
     """Add the jobs that take a pack to a milestone, and note them in `reached`."""
     study, before = standing.study, 0
-    for label, frames in study.milestones.items():
-        if frames > study.milestones[milestone]:
-            break
+    per_step = 1 if milestone == study.offline_milestone else FRAMES_PER_STEP
+    for label, frames in study.course(milestone).items():
         key = cell, pack, label
         if key not in reached:
             reached[key] = True
@@ -150,7 +149,7 @@ def _train(
                 left.train_jobs += 1
                 coming = [run for run in absent if standing.divergence(run) is None]
                 ahead = [run for run in coming if not _trained(standing, run)]
-                steps = len(ahead) * (frames - before) // FRAMES_PER_STEP
+                steps = len(ahead) * (frames - before) // per_step
                 left.steps[cell] = left.steps.get(cell, 0) + steps
                 per_label = left.published.setdefault(cell, {})
                 per_label[label] = per_label.get(label, 0) + len(coming)
@@ -160,7 +159,7 @@ def _train(
 def _trained(standing: Standing, run: Run) -> bool:
     """Whether publishing the run costs next to nothing: its state has all of it, or it went on already."""
     study = standing.study
-    longer = [label for label, frames in study.milestones.items() if frames > study.milestones[run.milestone]]
+    longer = [label for label in study.milestones if run.milestone in list(study.course(label))[:-1]]
     return standing.finished(run) is not None or any(
         standing.published(replace(run, milestone=label)) for label in longer
     )

@@ -39,7 +39,7 @@ def views_with_reference(study: Study, figure: FigureSpec) -> list[View]:
     The encoder of a view returned is that of the networks it shows, whatever its panel or figure says: a
     variant need not take its name, or its encoder, from there.
     """
-    frames = study.milestones[study.milestone(figure.milestone)]
+    frames = study.lengths[study.figure_milestone(figure)]
     curves = figure.kind == "curves" and figure.over == "frames" and figure.score is Score.TRAINING
     if not curves or frames < ITERATION_FRAMES:
         return []

@@ -16,7 +16,7 @@ from moerl.study.closure import closure_digest
 from moerl.study.errors import UserError
 from moerl.study.expansion import Study
 from moerl.study.figures import FigureSpec
-from moerl.study.specs import AgentSpec, NetworkSpec, canonical_json, identity
+from moerl.study.specs import AgentSpec, HeadInit, NetworkSpec, canonical_json, identity
 
 KNOWN = Path(__file__).parents[3] / "benchmarks" / "results" / "parameters.json"
 """Sizes of the shared configuration's networks (benchmarks/count_parameters.py)."""
@@ -60,8 +60,9 @@ class KnownSizes:
 
 
 def size_key(agent: AgentSpec, network: NetworkSpec) -> str:
-    """What a file knows a size by."""
-    return f"{canonical_json(identity('network', network))} {canonical_json(identity('hyper', agent.head))}"
+    """What a file knows a size by; how a head is initialised does not count."""
+    head = agent.head.model_copy(update={"head_init": HeadInit.XAVIER})
+    return f"{canonical_json(identity('network', network))} {canonical_json(identity('hyper', head))}"
 
 
 def size_dependencies(study: Study, figure: FigureSpec, sizes: KnownSizes) -> dict[str, Any] | None:

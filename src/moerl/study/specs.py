@@ -147,6 +147,14 @@ class Augmentation(StrEnum):
     """Random shift and intensity (Kostrikov et al. 2020; method 4.7)."""
 
 
+class HeadInit(StrEnum):
+    """How the kernels of a head's dense layers are drawn."""
+
+    XAVIER = "xavier"
+    LECUN = "lecun"
+    """flax's default, which the published offline code leaves to CQL + C51 (method 5)."""
+
+
 class IterationEnd(StrEnum):
     """When an iteration that has had its agent steps is over."""
 
@@ -269,9 +277,13 @@ class HeadSpec(Frozen):
     """Atoms of each action's return distribution; 1: the scalar Q-value itself."""
     v_max: PositiveFloat | None = None
     """The atoms lie evenly in [-v_max, v_max]; None with scalar values."""
+    head_init: HeadInit = HeadInit.XAVIER
+    """Of dense heads; noisy layers have an initialisation of their own."""
 
     @model_validator(mode="after")
     def _consistent_head(self) -> HeadSpec:
+        if self.noisy and self.head_init is not HeadInit.XAVIER:
+            raise ValueError(f"head_init {self.head_init.value!r} needs a dense head; this one is noisy")
         if (self.num_atoms > 1) != (self.v_max is not None):
             raise ValueError(
                 f"num_atoms {self.num_atoms} with v_max {self.v_max}: v_max is the end of the support of "
@@ -284,12 +296,13 @@ LATER_OPTIONS: dict[str, tuple[str, ...]] = {
     "hyper": (
         *("noisy", "dueling", "num_atoms", "v_max"),
         *("double", "replay", "augmentation", "terminal_on_life_loss", "cql_weight"),
+        *("head_init", "data_percent"),
     ),
     "network": (
         *("filter_size", "expert_type", "phi", "normalised", "capacity_factor", "slots_per_expert"),
         *("router_noise", "importance_weight", "load_weight", "load_noise", "options", "source"),
     ),
-    "schedule": ("iteration_end", "max_noops", "evaluation"),
+    "schedule": ("iteration_end", "max_noops", "evaluation", "evaluation_phase"),
 }
 """Fields of a `TrainSpec`'s parts that came when runs existed: left out of its JSON at their default, so that
 what was trained before keeps its identity. A new field whose default changes nothing belongs here."""
@@ -306,8 +319,12 @@ class AgentSpec(HeadSpec):
     gamma: Fraction
     n_step: PositiveInt
     batch_size: PositiveInt
+    data_percent: Annotated[int, Field(strict=True, ge=0, le=100)] = 0
+    """Offline: learns from this part of a dataset (paper: 5, 10 or 50 %), one gradient step after the
+    other, and plays only to be evaluated. 0: online."""
     replay_capacity: PositiveInt
-    """Transitions kept, padding transitions included (legacy replay semantics, method 4.6)."""
+    """Transitions kept, padding transitions included (legacy replay semantics, method 4.6). Offline: what
+    `data_percent` of the published data is (the paper's "fixed replay capacity")."""
     min_replay_history: NonNegativeInt
     """Training starts once more transitions than this were added (padding included)."""
     update_period: PositiveInt
@@ -315,7 +332,7 @@ class AgentSpec(HeadSpec):
     updates_per_period: PositiveInt
     """Gradient steps per training call; replay ratio = updates_per_period / update_period."""
     target_update_period: PositiveInt
-    """Agent steps between hard target copies."""
+    """Agent steps, offline gradient steps, between hard target copies."""
     epsilon_train: Fraction
     epsilon_decay_period: PositiveInt | None
     """Agent steps of linear decay from 1 after `min_replay_history`; None: `epsilon_train` throughout."""
@@ -342,7 +359,7 @@ class AgentSpec(HeadSpec):
                 f"replay_capacity {self.replay_capacity} cannot hold a batch: "
                 f"batch_size + n_step + stack size = {least} is the least"
             )
-        if self.min_replay_history < self.n_step + STACK_SIZE:
+        if not self.offline and self.min_replay_history < self.n_step + STACK_SIZE:
             raise ValueError(
                 f"min_replay_history {self.min_replay_history} is too short to sample from: "
                 f"n_step + stack size = {self.n_step + STACK_SIZE} is the least"
@@ -358,6 +375,34 @@ class AgentSpec(HeadSpec):
             )
         return self
 
+    @model_validator(mode="after")
+    def _consistent_offline(self) -> AgentSpec:
+        if not self.offline:
+            return self
+        fixed: dict[str, Any] = {
+            "replay_capacity": self.data_percent * PUBLISHED_TRANSITIONS // 100,
+            "min_replay_history": 0,
+            "update_period": 1,
+            "updates_per_period": 1,
+            "epsilon_train": 0.0,
+            "epsilon_decay_period": None,
+            "noisy": False,
+            "replay": Replay.UNIFORM,
+            "augmentation": Augmentation.NONE,
+            "terminal_on_life_loss": False,
+        }
+        for name, value in fixed.items():
+            if getattr(self, name) != value:
+                raise ValueError(
+                    f"{name} must be {value} of an agent that learns from {self.data_percent} % of a dataset"
+                )
+        return self
+
+    @property
+    def offline(self) -> bool:
+        """Whether the agent learns from a dataset."""
+        return self.data_percent > 0
+
     @property
     def head(self) -> HeadSpec:
         """The part that the network depends on."""
@@ -365,6 +410,7 @@ class AgentSpec(HeadSpec):
 
 
 STACK_SIZE = 4  # frames stacked into one state (method 4.5)
+PUBLISHED_TRANSITIONS = 50_000_000  # of a run of the DQN Replay Dataset (method 5)
 
 
 class Evaluation(Frozen):
@@ -375,6 +421,26 @@ class Evaluation(Frozen):
     """Probability of a random action."""
 
 
+class EvaluationPhase(Frozen):
+    """Games played after each iteration of an offline agent, whose returns are the run's (method 5)."""
+
+    agent_steps: PositiveInt
+    """Games are begun until so many have passed, and played to their ends."""
+    epsilon: Fraction = 0.001
+    """Probability of a random action."""
+
+
+class DatasetSpec(Frozen):
+    """Which data an offline run learns from, wherever it lies."""
+
+    name: str
+    """Of the data, as its user calls it."""
+    collected: str | None = None
+    """Digest of the spec of the runs that are the data, if moerl trained them."""
+    iterations: PositiveInt | None = None
+    """How far those were trained."""
+
+
 class Schedule(Frozen):
     """How a run is cut into iterations and episodes, and what an iteration leaves besides its returns.
 
@@ -382,7 +448,7 @@ class Schedule(Frozen):
     """
 
     iteration_steps: PositiveInt
-    """Agent steps of an iteration (paper: 250,000); see `iteration_end`."""
+    """Agent steps of an iteration (paper: 250,000), see `iteration_end`; offline gradient steps (62,500)."""
     snapshot_every: NonNegativeInt = 0
     """Iterations between snapshots of parameters and sampled batches; 0: none."""
     snapshot_batches: PositiveInt = 4
@@ -391,6 +457,8 @@ class Schedule(Frozen):
     max_noops: NonNegativeInt = 0
     """An episode begins after 0 to this many no-op steps, all equally likely, that nobody sees."""
     evaluation: Evaluation | None = None
+    evaluation_phase: EvaluationPhase | None = None
+    """Offline agents have one."""
 
 
 ANALYSED_STATES = 8
@@ -412,11 +480,21 @@ class TrainSpec(Frozen):
     runs on a CPU compare bit for bit only under the same number (whatever the number of cores)."""
     revision: PositiveInt
     """`TRAINING_REVISION` of the agent's family."""
+    dataset: DatasetSpec | None = None
+    """What an offline agent learns from; left out of the JSON of the others."""
+
+    @model_validator(mode="after")
+    def _offline_is_complete(self) -> TrainSpec:
+        has = self.dataset is not None, self.schedule.evaluation_phase is not None
+        if has != (self.hyper.offline, self.hyper.offline):
+            raise ValueError("an offline agent, and no other, has a `dataset` and an `evaluation_phase`")
+        return self
 
     def canonical_json(self) -> str:
         """One canonical JSON line: sorted keys, no spaces; the `params` of the training job."""
         parts = {part: identity(part, getattr(self, part)) for part in LATER_OPTIONS}
-        return canonical_json(self.model_dump(mode="json") | parts)
+        absent = {"dataset"} if self.dataset is None else set[str]()
+        return canonical_json(self.model_dump(mode="json", exclude=absent) | parts)
 
     def digest(self) -> str:
         """First 16 hex digits of the SHA-256 of the canonical JSON."""

@@ -47,15 +47,17 @@ class Divergence(Frozen):
     """What was not finite, and the gradient step."""
     gradient_step: NonNegativeInt
     """0-based."""
-    agent_step: NonNegativeInt
-    """0-based agent step of that gradient step."""
-    frame: NonNegativeInt
-    """Emulated frames by then."""
+    agent_step: NonNegativeInt | None
+    """0-based agent step of that gradient step; None offline."""
+    frame: NonNegativeInt | None
+    """Emulated frames by then; None offline."""
     iteration: NonNegativeInt
-    """0-based iteration that this agent step belongs to; the iterations before it are sound."""
+    """0-based iteration that this step belongs to; the iterations before it are sound."""
     checkpoint: str | None
     """The last good checkpoint; None: there was none yet."""
     checkpoint_agent_step: NonNegativeInt | None
+    checkpoint_gradient_step: NonNegativeInt | None = None
+    """Offline, in place of the agent step."""
     versions: dict[str, str]
     """Of the packages that decide a run's numbers."""
 
@@ -72,14 +74,19 @@ class Divergence(Frozen):
         """
         good = "there was no checkpoint yet"
         if self.checkpoint is not None:
-            good = f"last good checkpoint: {self.checkpoint} (agent step {self.checkpoint_agent_step})"
+            at = f"agent step {self.checkpoint_agent_step}"
+            if self.checkpoint_agent_step is None:
+                at = f"gradient step {self.checkpoint_gradient_step}"
+            good = f"last good checkpoint: {self.checkpoint} ({at})"
         other = [
             f"{name} {then}, now {now}"
             for name, then in self.versions.items()
             if (now := versions.get(name, then)) != then
         ]
         changed = f" (it was recorded under {'; '.join(other)})" if other else ""
-        where = f"{self.problem} (agent step {self.agent_step}, frame {self.frame})"
+        where = self.problem
+        if self.agent_step is not None:
+            where += f" (agent step {self.agent_step}, frame {self.frame})"
         return (
             f"{self.run}: diverged, {where}; {good}; "
             f"the same training diverges again, so it is not repeated: delete {path} to try again{changed}"

@@ -36,7 +36,7 @@ class RunStatus:
     """As far as some figure of the study needs it."""
     state: State
     frames: int
-    """Emulated frames trained, as far as is known."""
+    """Emulated frames trained, as far as is known; of an offline run gradient steps, here and below."""
     target_frames: int
     frames_per_second: float | None = None
     reason: str = ""
@@ -57,15 +57,17 @@ class RunStatus:
 
 
 def study_runs(study: Study, figures: Sequence[str] = ()) -> list[Run]:
-    """The runs of some figures (default: all of the study), each once, as far as some figure needs it.
+    """The runs of some figures (default: all of the study) and those that these learn from, each once, as far
+    as some figure needs it.
 
     Raises UserError on a figure that the study does not draw.
     """
     longest: dict[tuple[Cell, int], Run] = {}
     for name in figures or study.usual_figures:
-        for run in study.figure_runs(study.figure(name)):
+        shown = study.figure_runs(study.figure(name))
+        for run in [*study.collected(shown), *shown]:
             known = longest.setdefault((run.cell, run.seed), run)
-            if study.milestones[run.milestone] > study.milestones[known.milestone]:
+            if study.lengths[run.milestone] > study.lengths[known.milestone]:
                 longest[run.cell, run.seed] = run
     return list(longest.values())
 
@@ -82,15 +84,13 @@ def _run_status(study: Study, folders: Folders, standing: Standing, run: Run, no
     A record of divergence decides before any heartbeat: what is on record is not trained. Milestones
     are looked at from the longest down: the first that has something to say decides.
     """
-    target = study.milestones[run.milestone]
+    target = study.lengths[run.milestone]
     if standing.published(run):
         return RunStatus(run, "done", target, target)
     if (record := standing.divergence(run)) is not None:
         return _diverged(study, folders, run, record)
     trained = 0
-    for label, frames in sorted(study.milestones.items(), key=lambda item: -item[1]):
-        if frames > target:
-            continue
+    for label, frames in reversed(study.course(run.milestone).items()):
         at = replace(run, milestone=label)
         folder = state_dir(folders.state, at) / label
         beat = heartbeat.read(folder)
@@ -120,10 +120,12 @@ def _run_status(study: Study, folders: Folders, standing: Standing, run: Run, no
 
 def _diverged(study: Study, folders: Folders, run: Run, record: Divergence) -> RunStatus:
     """A run whose training is on record as leading nowhere, with the log of the job that says so."""
-    ends = next(label for label in study.milestones if record.iteration < study.iterations(label))
+    course = study.course(run.milestone)
+    ends = next(label for label in course if record.iteration < study.iterations(label))
+    reached = record.gradient_step if record.frame is None else record.frame
     reason = record.describe(divergence_file(folders.state, run), {})
     log = _log(study, folders, replace(run, milestone=ends))
-    return RunStatus(run, "failed", record.frame, study.milestones[run.milestone], reason=reason, log=log)
+    return RunStatus(run, "failed", reached, study.lengths[run.milestone], reason=reason, log=log)
 
 
 def _stopped(found: RunStatus, beat: Beat, now: float) -> RunStatus:

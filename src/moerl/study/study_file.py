@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -24,6 +24,7 @@ from moerl.study.specs import (
     FRAMES_PER_STEP,
     HIDDEN_UNITS,
     Evaluation,
+    EvaluationPhase,
     Frozen,
     IterationEnd,
     NetworkSpec,
@@ -59,6 +60,44 @@ class Milestones(Frozen):
     full: Frames
 
 
+class Collect(Frozen):
+    """Online runs of the study whose experience is the data of its offline agents, seed by seed."""
+
+    agent: str = "dqn"
+    variant: str
+    milestone: Literal["short", "full"] = "full"
+
+
+class Offline(Frozen):
+    """What the study's offline agents learn from, and for how long. The lengths default to the paper's."""
+
+    collect: Collect | None = None
+    folder: str | None = None
+    """Of the data of one game and run, as files or as a finished run: `{game}`, `{seed}` and `{run}` (the
+    seed + 1: the published runs are numbered from 1) are filled in. Relative to where commands are run."""
+    name: str = "DQN Replay Dataset"
+    """Of the data in `folder`. Runs are those of the data of this name, wherever it lies: a new name trains
+    them again."""
+    iterations: PositiveInt = 200
+    iteration_steps: PositiveInt = 62_500
+    """Gradient steps of an iteration."""
+    evaluation: EvaluationPhase = EvaluationPhase(agent_steps=125_000)
+    """Games played after each iteration: their mean return is the iteration's."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Offline:
+        if (self.collect is None) == (self.folder is None):
+            raise ValueError("needs either `collect` or `folder`: where the data comes from")
+        if self.folder is not None:
+            try:
+                filled = {self.folder.format(game=g, seed=s, run=s + 1) for g in "ab" for s in (0, 1)}
+            except (LookupError, ValueError, AttributeError) as error:
+                raise ValueError("folder may name {game}, {seed} and {run}, and no others") from error
+            if len(filled) < 4:
+                raise ValueError("folder needs {game}, and {seed} or {run}: every run has data of its own")
+        return self
+
+
 class StudyFile(Frozen):
     """The keys of a study YAML. Frames are emulated frames (4 per agent step)."""
 
@@ -89,6 +128,8 @@ class StudyFile(Frozen):
     """Most no-op steps that are skipped at the start of an episode."""
     evaluation: Evaluation | None = None
     """Games played after each iteration; figures show them if their `score` is `evaluation`."""
+    offline: Offline | None = None
+    """Of agents that learn from a dataset."""
 
     @model_validator(mode="after")
     def _consistent(self) -> StudyFile:

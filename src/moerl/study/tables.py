@@ -68,10 +68,6 @@ def shown_columns(study: Study, name: str, table: TableSpec) -> tuple[str, ...]:
     if found := tuple(column for column in table.columns if column in study.agents):
         return found
     titles = " and ".join(table.heading(column) for column in table.columns)
-    if not set(table.columns) & set(agent_defaults(study)):
-        raise UserError(
-            f"{name}: {table.title}: {titles} cannot be trained yet, so there is no table of them"
-        )
     raise UserError(
         f"{study.path}: {name} shows {titles}, none of which is among this study's agents "
         f"({', '.join(study.agents)})"

@@ -30,7 +30,9 @@ from moerl.study.checkout import GitState, git_state, processor
 from moerl.study.errors import UserError
 from moerl.study.specs import FRAMES_PER_STEP, TrainSpec
 from moerl.study.standing import Divergence, read_divergence
-from moerl.training.lane import FORMAT, DivergedError, Lane
+from moerl.training.base_lane import FORMAT, BaseLane, DivergedError
+from moerl.training.lane import Lane
+from moerl.training.offline_lane import OfflineLane
 from moerl.training.progress import (
     TimingRow,
     evaluations_parquet,
@@ -62,7 +64,7 @@ class RunFolders:
     """The checkout that trains, as it was when the job began: it may be another one by the time it ends."""
     _restored_from: Path | None = None
     _good: tuple[Path, int] | None = None
-    """The newest checkpoint known to be good, and its agent steps."""
+    """The newest checkpoint known to be good, and its agent steps (offline gradient steps)."""
 
     @property
     def divergence(self) -> Path:
@@ -74,7 +76,7 @@ class RunFolders:
         """Whether the lane that was found had been published: it may be again, without its replay."""
         return self._restored_from == self.state / RESUME
 
-    def stamp(self, lane: Lane, seconds: float) -> None:
+    def stamp(self, lane: BaseLane, seconds: float) -> None:
         """Record the training seconds at the end of the iteration that `lane` just finished."""
         self.timing.append(TimingRow(lane.rows[-1].iteration, lane.rows[-1].frame, seconds))
         self.seconds = seconds
@@ -90,7 +92,7 @@ class RunFolders:
                 raise UserError(f"{self.state}: another process is training this run") from error
             yield
 
-    def save(self, lane: Lane, seconds: float) -> None:
+    def save(self, lane: BaseLane, seconds: float) -> None:
         """Write a checkpoint; the one before it is kept as the previous generation.
 
         `seconds` is the training time so far.
@@ -100,20 +102,21 @@ class RunFolders:
         if current.exists():
             current.replace(self.state / PREVIOUS)
         store(current, tensors, lane.meta())
-        self._good = current, lane.agent_steps
+        self._good = current, lane.steps
         self._write_timing(seconds)
 
-    def save_snapshot(self, lane: Lane) -> None:
+    def save_snapshot(self, lane: BaseLane) -> None:
         """Write the snapshot of the iteration that just ended."""
         tensors, meta = lane.snapshot()
         store(self.state / SNAPSHOTS / f"iteration{len(lane.rows):04d}.safetensors", tensors, meta)
 
-    def find(self, spec: TrainSpec, seed: int, iterations: int, agent: ValueAgent) -> Lane:
+    def find(self, spec: TrainSpec, seed: int, iterations: int, agent: ValueAgent) -> BaseLane:
         """The most advanced lane that some checkpoint of this run gives, or a fresh one.
 
         Looks at this milestone's state and at every other milestone's state and results; a
         checkpoint beyond `iterations`, of another spec or damaged is passed over, and said so.
         """
+        kind = OfflineLane if spec.hyper.offline else Lane
         best: tuple[int, Tensors, dict[str, Any], Path] | None = None
         for path in self._candidates():
             try:
@@ -124,21 +127,21 @@ class RunFolders:
                 continue
             if len(meta["rows"]) > iterations or (len(meta["rows"]) == iterations and not _at_boundary(meta)):
                 continue
-            if best is None or meta["agent_steps"] > best[0]:
-                best = meta["agent_steps"], tensors, meta, path
+            if best is None or _steps(meta) > best[0]:
+                best = _steps(meta), tensors, meta, path
         if best is None or best[3] != self.state / RESUME:
             (self.state / "manifest.json").unlink(missing_ok=True)  # what was finished here no longer is
         if best is None:
             shutil.rmtree(self.state / SNAPSHOTS, ignore_errors=True)
-            return Lane.fresh(spec, seed, agent)
+            return kind.fresh(spec, seed, agent)
         _, tensors, meta, path = best
         logged = ActionLog.from_tensors(
             {k.removeprefix("log/"): v for k, v in tensors.items() if k[:4] == "log/"}
         )
-        lane = Lane.restore(spec, seed, agent, tensors, meta, logged)
-        self._restored_from, self._good = path, (path, lane.agent_steps)
+        lane = kind.restore(spec, seed, agent, tensors, meta, logged)
+        self._restored_from, self._good = path, (path, lane.steps)
         self._adopt(path.parent, lane)
-        log.info("seed %d continues from agent step %d (%s)", seed, lane.agent_steps, path)
+        log.info("seed %d continues from %s %d (%s)", seed, lane.unit, lane.progress, path)
         return lane
 
     def _candidates(self) -> list[Path]:
@@ -148,7 +151,7 @@ class RunFolders:
         found += sorted(self.results.parent.glob(f"*/{RESUME}"))
         return [path for path in dict.fromkeys(found) if path.is_file()]
 
-    def _adopt(self, folder: Path, lane: Lane) -> None:
+    def _adopt(self, folder: Path, lane: BaseLane) -> None:
         """Take over the snapshots and timing of the folder that the lane was restored from."""
         seconds, rows = _read_timing(folder)
         self.timing = [row for row in rows if row.iteration < len(lane.rows)]
@@ -163,7 +166,7 @@ class RunFolders:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _link(snapshot, target)
 
-    def publish(self, lane: Lane) -> None:
+    def publish(self, lane: BaseLane) -> None:
         """Write the finished milestone's files.
 
         All of them stay in the state as well, as hard links. If the results are lost (Snakemake deletes
@@ -198,19 +201,21 @@ class RunFolders:
         for name in (*tables, "timing.parquet", "manifest.json"):  # where the last is, the others are
             _link(self.results / name, self.state / name)
 
-    def record_divergence(self, lane: Lane, error: DivergedError) -> DivergedError:
+    def record_divergence(self, lane: BaseLane, error: DivergedError) -> DivergedError:
         """Leave a record of why `lane` ends here; returns `error` with all that is known, to be raised."""
         step = lane.agent_step_of(error.gradient_step)
+        good = self._good[1] if self._good else None
         record = Divergence(
             run=lane.name(),
             spec=lane.spec.digest(),
             problem=error.problem,
             gradient_step=error.gradient_step,
             agent_step=step,
-            frame=step * FRAMES_PER_STEP,
+            frame=None if step is None else step * FRAMES_PER_STEP,
             iteration=len(lane.rows),
             checkpoint=str(self._good[0]) if self._good else None,
-            checkpoint_agent_step=self._good[1] if self._good else None,
+            checkpoint_agent_step=None if step is None else good,
+            checkpoint_gradient_step=good if step is None else None,
             versions=_versions(),
         )
         write_atomic(self.divergence, f"{record.model_dump_json(indent=1)}\n".encode())
@@ -255,8 +260,13 @@ def _check(path: Path, meta: dict[str, Any], spec: TrainSpec, seed: int) -> None
         raise StateError(f"{path}: written under another spec or seed")
 
 
+def _steps(meta: dict[str, Any]) -> int:
+    """Agent steps of a checkpoint, offline gradient steps."""
+    return int(meta["gradient_steps"] if "dataset" in meta["spec"] else meta["agent_steps"])
+
+
 def _at_boundary(meta: dict[str, Any]) -> bool:
-    return bool(meta["agent_steps"] == meta["iteration_start"])
+    return bool(_steps(meta) == meta["iteration_start"])
 
 
 def _read_timing(folder: Path) -> tuple[float, list[TimingRow]]:
@@ -288,7 +298,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _log_meta(lane: Lane) -> dict[str, Any]:
+def _log_meta(lane: BaseLane) -> dict[str, Any]:
     """What somebody needs to replay a published action log."""
     return {
         "spec": json.loads(lane.spec.canonical_json()),
@@ -303,7 +313,7 @@ def _versions() -> dict[str, str]:
     return {name: moerl.__version__ if name == "moerl" else version(name) for name in packages}
 
 
-def _manifest(lane: Lane, folder: RunFolders, digests: dict[str, str]) -> dict[str, Any]:
+def _manifest(lane: BaseLane, folder: RunFolders, digests: dict[str, str]) -> dict[str, Any]:
     return {
         "spec": json.loads(lane.spec.canonical_json()),
         "spec_digest": lane.spec.digest(),

@@ -10,8 +10,10 @@ that is interrupted is played again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import accumulate
 
 import jax
 import numpy as np
@@ -19,7 +21,7 @@ import numpy.typing as npt
 
 from moerl.agents.value import Params, ValueAgent
 from moerl.atari.lanes import FRAME_SHAPE, AtariLanes, Frame
-from moerl.study.specs import STACK_SIZE, Evaluation, TrainSpec
+from moerl.study.specs import STACK_SIZE, Evaluation, EvaluationPhase, TrainSpec
 from moerl.training.rng import Purpose, stream
 
 LANES = 32
@@ -28,10 +30,23 @@ LANES = 32
 Part of what is computed: how many states a network sees at once can change the rounding of its sums.
 """
 
+STEPS_OF_A_GAME = 1000
+"""Agent steps: games are rarely much shorter."""
+
 
 def evaluation_seed(run_seed: int, iteration: int) -> int:
     """The run seed that an evaluation's games are seeded from; they count as its episodes from 0."""
     return int(stream(run_seed, Purpose.EVALUATION, iteration).integers(2**63))
+
+
+@dataclass(frozen=True)
+class Played:
+    """A game of an evaluation."""
+
+    score: float
+    """Undiscounted return, unclipped."""
+    actions: bytes
+    """The action of every agent step."""
 
 
 @dataclass
@@ -42,7 +57,7 @@ class _Game:
     rng: np.random.Generator
     stack: npt.NDArray[np.uint8]
     score: float = 0.0
-    steps: int = 0
+    actions: bytearray = field(default_factory=bytearray)
 
     def show(self, frame: Frame, afresh: bool) -> None:
         """Push a frame, onto zeros if the agent sees it as the start of an episode."""
@@ -59,18 +74,23 @@ class Evaluator:
 
     def evaluate(
         self, params: Params, run_seed: int, iteration: int, interrupted: Callable[[], object]
-    ) -> list[float] | None:
-        """Returns of the evaluation's episodes, in their order; None if `interrupted` said yes.
+    ) -> list[Played] | None:
+        """The games of the evaluation, in their order; None if `interrupted` said yes.
+
+        With an evaluation phase these are the fewest games, played one after the other, that take
+        `agent_steps`: games are played side by side, and those beyond are not counted.
 
         Raises ValueError if the spec has no evaluation.
         """
-        evaluation = self._spec.schedule.evaluation
+        schedule = self._spec.schedule
+        evaluation = schedule.evaluation_phase or schedule.evaluation
         if evaluation is None:
             raise ValueError("this spec has no evaluation")
         seed, hyper = evaluation_seed(run_seed, iteration), self._spec.hyper
-        seeds = [seed] * min(LANES, evaluation.episodes)
-        noops = self._spec.schedule.max_noops
-        env = AtariLanes(self._rom, seeds, hyper.sticky_actions, hyper.max_episode_steps, noops)
+        games = evaluation.episodes if isinstance(evaluation, Evaluation) else _likely_games(evaluation)
+        lanes = min(LANES, games)
+        noops = schedule.max_noops
+        env = AtariLanes(self._rom, [seed] * lanes, hyper.sticky_actions, hyper.max_episode_steps, noops)
         try:
             return self._play(env, params, seed, evaluation, interrupted)
         finally:
@@ -81,24 +101,29 @@ class Evaluator:
         env: AtariLanes,
         params: Params,
         seed: int,
-        evaluation: Evaluation,
+        evaluation: Evaluation | EvaluationPhase,
         interrupted: Callable[[], object],
-    ) -> list[float] | None:
-        returns = [0.0] * evaluation.episodes
+    ) -> list[Played] | None:
         states = np.zeros((len(env), STACK_SIZE, *FRAME_SHAPE), dtype=np.uint8)
         actions = np.zeros(len(env), dtype=np.int32)
-        to_play = iter(range(evaluation.episodes))
+        played: dict[int, Played] = {}
         games: dict[int, _Game] = {}
+        begun = 0
         idle = list(range(len(env)))
         while True:
-            for lane, episode in zip(idle, to_play, strict=False):
-                rng = stream(seed, Purpose.EVALUATION_EXPLORE, episode)
-                games[lane] = _Game(episode, rng, states[lane])
-            if starting := {lane: games[lane].episode for lane in idle if lane in games}:
+            starting = {}
+            for lane in idle:
+                if not _another(evaluation, begun, played, games):
+                    break
+                rng = stream(seed, Purpose.EVALUATION_EXPLORE, begun)
+                games[lane] = _Game(begun, rng, states[lane])
+                starting[lane] = begun
+                begun += 1
+            if starting:
                 for lane, frame in env.begin_episodes(starting).items():
                     games[lane].show(frame, afresh=True)
             if not games:
-                return returns
+                return _counted(evaluation, [played[episode] for episode in range(begun)])
             if interrupted():
                 return None
             best = np.asarray(self._greedy(params, states))
@@ -109,8 +134,9 @@ class Evaluator:
             idle = []
             for lane in playing:
                 game = games[lane]
+                game.actions.append(int(actions[lane]))
                 if self._observe(game, *step.of(lane)):
-                    returns[game.episode] = game.score
+                    played[game.episode] = Played(game.score, bytes(game.actions))
                     del games[lane]
                     idle.append(lane)
             for lane, frame in step.first.items():
@@ -122,6 +148,31 @@ class Evaluator:
     def _observe(self, game: _Game, reward: int, game_over: bool, life_lost: bool, frame: Frame) -> bool:
         """Account for a step; returns whether the game ended with it."""
         game.score += reward
-        game.steps += 1
         game.show(frame, afresh=life_lost and self._spec.hyper.terminal_on_life_loss)
-        return game_over or game.steps == self._spec.hyper.max_episode_steps
+        return game_over or len(game.actions) == self._spec.hyper.max_episode_steps
+
+
+def _likely_games(phase: EvaluationPhase) -> int:
+    """Games that a phase may have room for: more lanes than that would play games that do not count."""
+    return max(1, phase.agent_steps // STEPS_OF_A_GAME)
+
+
+def _another(
+    evaluation: Evaluation | EvaluationPhase,
+    begun: int,
+    played: Mapping[int, Played],
+    games: Mapping[int, _Game],
+) -> bool:
+    """Whether an evaluation needs another game, `begun` of them being over or in play."""
+    if isinstance(evaluation, Evaluation):
+        return begun < evaluation.episodes
+    steps = sum(len(game.actions) for game in played.values())
+    return steps + sum(len(game.actions) for game in games.values()) < evaluation.agent_steps
+
+
+def _counted(evaluation: Evaluation | EvaluationPhase, games: list[Played]) -> list[Played]:
+    """The games that an evaluation counts."""
+    if isinstance(evaluation, Evaluation):
+        return games
+    steps = list(accumulate(len(game.actions) for game in games))
+    return games[: bisect_left(steps, evaluation.agent_steps) + 1]
