@@ -54,9 +54,12 @@ def learning_figure(
             absent_panel(ax, "not in this study" if title in absent else _why_empty(mine))
             continue
         panel_curves(ax, points, {name: looks[name] for name in per_panel[title]}, unit, along)
-        theirs = points.iloc[:0] if published is None else published[published["panel"] == title]
-        published_curve(ax, theirs, unit)
-        if spec.measure == "iqm" and min(*points["value"], *theirs["value"].dropna(), 0) >= 0:
+        lowest = min(*points["value"], 0)
+        if published is not None:
+            theirs = published[published["panel"] == title]
+            published_curve(ax, theirs, unit)
+            lowest = min(lowest, *theirs["value"].dropna())
+        if spec.measure == "iqm" and lowest >= 0:
             from_zero(ax)
         ticks(ax, table[along].max() / unit)
         _say_absent(ax, mine, per_panel[title])
