@@ -398,7 +398,7 @@ def test_only_sound_and_complete_results_are_exported(
     with pytest.raises(UserError, match="1 of 6 runs are not finished: dqn cnn-baseline Pong seed 0"):
         export(Standing(study, mine), archive)
     manifest = export(Standing(study, mine), archive, allow_partial=True)
-    missing = "dqn cnn-baseline Pong seed 0, 2M frames: missing"
+    missing = "dqn cnn-baseline Pong seed 0, to 2M: missing"
     assert manifest.left_out == (missing, "tables/fig10.tex: not made")
     assert len(restore(study, tmp_path / "other", archive)[0].runs) == 5
     with pytest.raises(UserError, match="exists already"):

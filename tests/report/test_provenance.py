@@ -125,7 +125,7 @@ def test_unfinished_runs_are_refused_or_named(
     document, _ = provenance.run(study, tmp_path, tmp_path / "state", allow_partial=True)
     said = document.read_text()
     assert "**Left out (1):**" in said
-    assert f"* {runs[0].name}, 2M frames: diverged at gradient step 7" in said
+    assert f"* {runs[0].name}, to 2M: diverged at gradient step 7" in said
     assert "8 runs in 6 training jobs" in said
 
 

@@ -106,7 +106,7 @@ def test_a_diverged_run_fails_its_figure_or_is_left_out_by_name(project: Project
     ]
     provenance = (project.root / "results/tiny/report/provenance.md").read_text()
     assert "7 runs in 4 training jobs" in provenance
-    assert f"{NAME}, 320 frames: diverged at gradient step 5" in provenance
+    assert f"{NAME}, to 320: diverged at gradient step 5" in provenance
     assert f"PARTIAL: 1 of 2 runs; diverged: {NAME}." in face(project, "fig10")
     table = pd.read_csv(project.root / "results/tiny/tables/fig10.csv")
     assert set(table["n_seeds"]) == {1}

@@ -53,7 +53,7 @@ _SERIES = Column("text", "", "method, as printed in the legend")
 _METRIC = Column("text", "", "name of the metric; see docs/architecture.md")
 _ITERATION = Column("integer", "iterations", "0-based number of the training iteration")
 _FRAME = Column(
-    "integer", "emulated frames", "frames of training at the iteration's end, four per agent step"
+    "integer", "emulated frames", "frames of training at the iteration's end, four per agent step; 0 offline"
 )
 _NOMINAL = Column("integer", "emulated frames", "frames at the iteration's nominal end, four per agent step")
 _N_GAMES = Column("integer", "games", "games that the value is over")
@@ -72,7 +72,9 @@ _RETURNS = {
     "frame": _FRAME,
     "episodes": Column("integer", "episodes", "episodes that ended in the iteration"),
     "mean_return": Column(
-        "number", "game points", f"{_RETURN}, under the training policy; none if none ended"
+        "number",
+        "game points",
+        f"{_RETURN}, under the training policy, offline of the evaluation; none if none ended",
     ),
 }
 
@@ -177,7 +179,10 @@ COLUMNS: dict[Kind, dict[str, Column]] = {
         "panel": Column("text", "", "panel of the figure, as printed: an agent or a game"),
         "series": _SERIES,
         "iteration": _ITERATION,
-        "frame": _NOMINAL,
+        "frame": _NOMINAL._replace(optional=True),
+        "gradient_steps": Column(
+            "integer", "gradient steps", "updates by then; in figures over gradient steps", optional=True
+        ),
         "value": Column(
             "number",
             "1 = human, 0 = random play; game points where the figure shows returns",

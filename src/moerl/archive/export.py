@@ -128,7 +128,7 @@ def _collect(
     if absent and not allow_partial:
         problem = unfinished(f"study {study.name}", len(runs), absent)
         raise UserError(f"{problem}; --allow-partial goes on without them")
-    left_out = [f"{run.name}, {run.milestone} frames: {why}" for run, why in absent.items()]
+    left_out = [f"{run.name}, to {run.milestone}: {why}" for run, why in absent.items()]
     known, wanted = known_files(study), list(paper_tables(study))
     for name in figures:
         wanted += figure_data(study, name)

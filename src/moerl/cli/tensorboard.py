@@ -1,7 +1,8 @@
 """`moerl tensorboard`: returns and losses as TensorBoard event files, a folder per run.
 
 A run's file is a function of its iterations, each adding to the end: mirrored again, nothing is written
-twice, and a TensorBoard that has the file open sees it grow. Steps are emulated frames; events have no time.
+twice, and a TensorBoard that has the file open sees it grow. Steps are emulated frames, of offline runs
+gradient steps; events have no time.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from moerl.study.status import study_runs
 from moerl.training.statefile import StateError, read_meta, write_atomic
 
 Point = tuple[int, int, str, float]
-"""Iteration (0-based), emulated frame, tag, value."""
+"""Iteration (0-based), step, tag, value."""
 
 _TAGS = {
     "returns.parquet": ("mean_return", "return/training"),
@@ -90,7 +91,8 @@ def best_points(standing: Standing, one: Run) -> list[Point]:
             state = state_dir(standing.state, at) / label
             folders.append(state)
             found += [_of_checkpoint(state / name, standing, one) for name in _CHECKPOINTS]
-        found += [_of_tables(folder) for folder in folders if finished_spec(folder) == digest]
+        offline = label == standing.study.offline_milestone
+        found += [_of_tables(folder, offline) for folder in folders if finished_spec(folder) == digest]
     return max(found, key=lambda points: points[-1][0] if points else -1)
 
 
@@ -107,20 +109,24 @@ def events(points: Sequence[Point]) -> bytes:
         path = Path(folder) / "events"
         writer = RecordWriter(str(path))
         writer.write(Event(wall_time=0.0, file_version="brain.Event:2").SerializeToString())
-        for _, frame, tag, value in points:
+        for _, step, tag, value in points:
             summary = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
-            writer.write(Event(wall_time=0.0, step=frame, summary=summary).SerializeToString())
+            writer.write(Event(wall_time=0.0, step=step, summary=summary).SerializeToString())
         writer.close()
         return path.read_bytes()
 
 
-def _of_tables(folder: Path) -> list[Point]:
+def _of_tables(folder: Path, offline: bool) -> list[Point]:
     """The points of a finished run's tables."""
     found: list[Point] = []
     for name, (column, tag) in _TAGS.items():
         if (folder / name).is_file():
             table = read_table(folder / name, ("iteration", "frame", column))
             found += _points(tag, table.itertuples(index=False, name=None))
+    if offline:
+        losses = read_table(folder / "losses.parquet", ("iteration", "gradient_steps"))
+        steps = dict(losses.itertuples(index=False, name=None))
+        found = [(iteration, int(steps[iteration]), tag, value) for iteration, _, tag, value in found]
     return sorted(found)
 
 
@@ -135,8 +141,9 @@ def _of_checkpoint(path: Path, standing: Standing, one: Run) -> list[Point]:
     if meta.get("spec") != json.loads(standing.study.train_spec(one.cell).canonical_json()):
         return []
     rows = meta["rows"]
-    found = _points("return/training", ((r["iteration"], r["frame"], r["mean_return"]) for r in rows))
-    found += _points("loss/mean", ((r["iteration"], r["frame"], r["mean_loss"]) for r in rows))
+    step = "gradient_steps" if one.milestone == standing.study.offline_milestone else "frame"
+    found = _points("return/training", ((r["iteration"], r[step], r["mean_return"]) for r in rows))
+    found += _points("loss/mean", ((r["iteration"], r[step], r["mean_loss"]) for r in rows))
     evaluations = meta.get("evaluations", ())
     found += _points(
         "return/evaluation",
@@ -148,7 +155,7 @@ def _of_checkpoint(path: Path, standing: Standing, one: Run) -> list[Point]:
 def _points(tag: str, rows: Iterator[tuple[int, int, float | None]]) -> list[Point]:
     """One tag's points, those without a value left out."""
     return [
-        (int(iteration), int(frame), tag, float(value))
-        for iteration, frame, value in rows
+        (int(iteration), int(step), tag, float(value))
+        for iteration, step, value in rows
         if value is not None and not math.isnan(value)
     ]

@@ -216,7 +216,7 @@ def as_markdown(study: Study, origins: Sequence[Origin], left_out: Mapping[Run, 
 
 
 def _missing(left_out: Mapping[Run, str]) -> str:
-    lines = [f"* {run.name}, {run.milestone} frames: {why}" for run, why in left_out.items()]
+    lines = [f"* {run.name}, to {run.milestone}: {why}" for run, why in left_out.items()]
     return "\n".join([f"**Left out ({len(left_out)}):**\n", *lines])
 
 

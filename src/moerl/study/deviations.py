@@ -134,9 +134,9 @@ def _offline_deviations(file: StudyFile) -> Iterator[str]:
         frames = frames_label(getattr(file.milestones, given.collect.milestone))
         title = AGENT_TITLES[base_agent(given.collect.agent)]
         trained = f"{title} {given.collect.variant} trained here for {frames} frames"
-        yield f"data of {trained} instead of {paper.name}"
+        yield f"data of {trained} instead of the {paper.name}"
     elif given.name != paper.name:
-        yield f"data {given.name!r} instead of {paper.name}"
+        yield f"data {given.name!r} instead of the {paper.name}"
     if len(file.seeds) < PAPER_SEEDS:
         yield f"{_seeds(file)} instead of {PAPER_SEEDS}"
     if file.hidden_units != HIDDEN_UNITS:
