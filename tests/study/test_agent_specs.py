@@ -50,7 +50,7 @@ def test_every_agent_spells_out_every_field():
 def test_a_version_is_its_agent_but_for_what_it_says():
     agents = shared_agents(CONFIG)
     ratios = {f"{a}_rr{r}" for a in ("dqn", "rainbow") for r in ("05", "1", "2")}
-    assert set(agents) - set(BASES) == ratios | {"cql_c51_data10", "cql_c51_data50"}
+    assert set(agents) - set(BASES) == ratios | {"cql_no_penalty", "cql_c51_data10", "cql_c51_data50"}
     changed = {"updates_per_period": 8}
     assert agents["rainbow_rr2"] == agents["rainbow"].model_copy(update=changed)
 

@@ -472,7 +472,7 @@ def returns_of(wildcards):
 def analysed_run(wildcards):
     """The finished run whose snapshots are analysed."""
     cell = (wildcards.agent, wildcards.variant, wildcards.game)
-    run = Run(*cell, int(wildcards.seed), study.analysed_milestone)
+    run = Run(*cell, int(wildcards.seed), study.analysed_milestone(wildcards.agent))
     return finished_folder(run) / "manifest.json"
 
 

@@ -110,7 +110,8 @@ def measure_batch(agent: ValueAgent, snapshot: Snapshot, batch: Batch, outputs: 
     kernel = empirical_ntk(agent, snapshot, batch)
     if not (np.isfinite(kernel).all() and all(np.isfinite(o).all() for o in jax.tree.leaves(outputs))):
         raise FloatingPointError("the network's outputs or gradients are not finite")
-    found = _dormancy(outputs) | _feature_metrics(outputs) | _ntk_ranks(agent, kernel, outputs)
+    values = {"q_value": float(np.mean(np.max(outputs.q_values, axis=-1)))}
+    found = values | _dormancy(outputs) | _feature_metrics(outputs) | _ntk_ranks(agent, kernel, outputs)
     return found if outputs.routing is None else found | routing_metrics(outputs.routing)
 
 

@@ -204,7 +204,12 @@ COLUMNS: dict[Kind, dict[str, Column]] = {
         "metric": _METRIC,
         "series": _SERIES,
         "iteration": _ITERATION,
-        "frame": Column("number", "emulated frames", "frames at the iteration's end, mean over seeds"),
+        "frame": Column(
+            "number", "emulated frames", "frames at the iteration's end, mean over seeds", optional=True
+        ),
+        "gradient_steps": Column(
+            "integer", "gradient steps", "updates by then; in figures over gradient steps", optional=True
+        ),
         "mean": Column("number", "that of the metric", "mean over seeds"),
         "se_low": Column("number", "that of the metric", "mean less its standard error"),
         "se_high": Column("number", "that of the metric", "mean plus its standard error"),

@@ -109,7 +109,7 @@ def analyse(
     configure_jax(study.cpu_threads)
     from moerl.analysis import stage
 
-    run = Run(agent, variant, game, seed, study.analysed_milestone)
+    run = Run(agent, variant, game, seed, study.analysed_milestone(agent))
     folder = Standing(study, results, state).finished(run) or run_dir(results, run)
     outs = analysis_file(results, run), tokens_file(results, run)
     stage.run(study.train_spec(run.cell), run.milestone, folder, *outs)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
 from moerl.figures.style import SOLID, SeriesStyle, round_steps
+from moerl.study.figures import Over
 
 Values = npt.NDArray[np.float64]
 
@@ -58,6 +60,22 @@ def frames_axis(largest: int) -> tuple[float, str]:
     if largest >= 1_000_000:
         return 1e6, "Number of Frames\n(in millions)"
     return 1e3, "Number of Frames\n(in thousands)"
+
+
+def x_axis(table: pd.DataFrame, over: Over) -> tuple[str, float, str]:
+    """Column, divisor and label of the x axis of curves."""
+    match over:
+        case "frames":
+            return "frame", *frames_axis(table["frame"].max())
+        case "hours":
+            return "hours", 1.0, "Hours of Training"
+        case "gradient steps":  # counted in iterations, as the paper does
+            iteration = float(table["gradient_steps"].min())
+            return "gradient_steps", iteration, f"Gradient Steps (× {_count(iteration)})"
+
+
+def _count(steps: float) -> str:
+    return f"{steps / 1000:g}K" if steps >= 1000 else f"{steps:g}"
 
 
 def from_zero(ax: Axes) -> Axes:

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from moerl.figures.curves import band_curve, frames_axis, from_zero, ticks
+from moerl.figures.curves import band_curve, from_zero, ticks, x_axis
 from moerl.figures.notes import absent_curves, absent_panel, series_legend
 from moerl.figures.published import published_curve
 from moerl.figures.style import COLUMN, NO_RUNS, PAGE, SeriesStyle, legend_columns, styles
@@ -45,7 +45,7 @@ def learning_figure(
     lines = -(-len(looks) // legend_columns(list(looks), width))
     figure = Figure((width, height * rows + 0.45 + 0.15 * lines))
     axes: list[Axes] = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
-    along, unit, label = _x_axis(table, spec)
+    along, unit, label = x_axis(table, spec.over)
     for place, (ax, title) in enumerate(zip(axes, titles, strict=False)):
         ax.set_title(title, fontweight="bold", fontsize=size)
         mine = table[table["panel"] == title]
@@ -71,22 +71,6 @@ def learning_figure(
         ax.remove()
     series_legend(figure, axes, list(looks), width)
     return figure
-
-
-def _x_axis(table: pd.DataFrame, spec: FigureSpec) -> tuple[str, float, str]:
-    """Column, unit and label of the x axis."""
-    match spec.over:
-        case "frames":
-            return "frame", *frames_axis(table["frame"].max())
-        case "hours":
-            return "hours", 1.0, "Hours of Training"
-        case "gradient steps":  # counted in iterations, as the paper does
-            iteration = float(table["gradient_steps"].min())
-            return "gradient_steps", iteration, f"Gradient Steps (× {_count(iteration)})"
-
-
-def _count(steps: float) -> str:
-    return f"{steps / 1000:g}K" if steps >= 1000 else f"{steps:g}"
 
 
 def grid(panels: int, small: bool) -> tuple[int, int]:

@@ -152,7 +152,8 @@ def _analysis(
         for metric in metrics
         if s not in (scored if metric == RETURN else analysed)
     )
-    return analysis_table(pd.concat(parts, ignore_index=True), cells, missing)
+    steps = study.iteration_length(figure) if figure.over == "gradient steps" else None
+    return analysis_table(pd.concat(parts, ignore_index=True), cells, missing, steps)
 
 
 def _routing(

@@ -261,9 +261,14 @@ def curve_table(
 
 
 def analysis_table(
-    values: pd.DataFrame, cells: Iterable[tuple[str, str, str]], missing: Missing
+    values: pd.DataFrame,
+    cells: Iterable[tuple[str, str, str]],
+    missing: Missing,
+    iteration_steps: int | None = None,
 ) -> pd.DataFrame:
     """The table of an analysis grid, columns `ANALYSIS_COLUMNS`.
+
+    With `iteration_steps`, the gradient steps of an iteration, `gradient_steps` takes the place of `frame`.
 
     The band is the standard error of the mean over seeds; with one seed there is none. Seeds end
     an iteration at different frames (with their episode): `frame` is their mean.
@@ -272,6 +277,7 @@ def analysis_table(
         values: Columns `game, metric, series, seed, iteration, frame, value`.
         cells: The (game, metric, series) of every curve, in the figure's order.
         missing: Missing runs of each cell that has any; one without any run keeps one empty row.
+        iteration_steps: Of offline runs, which emulate no frames in training.
     """
     groups = dict(list(values.groupby(["game", "metric", "series"])))
     rows: list[dict[str, Any]] = []
@@ -284,7 +290,11 @@ def analysis_table(
         for iteration, point in groups[cell].groupby("iteration", sort=True):
             rows.append(key | {"iteration": iteration} | _mean_row(point))
     table = pd.DataFrame(rows, columns=list(ANALYSIS_COLUMNS))
-    return table.astype({"iteration": "Int64", "n_seeds": "int64"})
+    table = table.astype({"iteration": "Int64", "n_seeds": "int64"})
+    if iteration_steps is None:
+        return table
+    ends = (table["iteration"] + 1) * iteration_steps
+    return table.assign(frame=ends).rename(columns={"frame": "gradient_steps"})
 
 
 def routing_table(parts: Iterable[tuple[Mapping[str, Any], pd.DataFrame | None]]) -> pd.DataFrame:

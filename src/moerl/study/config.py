@@ -405,8 +405,8 @@ def _with_choices(
 
 
 def _check_snapshots(file: StudyFile, path: Path, figures: Mapping[str, FigureSpec]) -> None:
-    """Figures that show analyses share a milestone, and need a snapshot in it."""
-    analysed = {name: f.milestone for name, f in figures.items() if f.analysed}
+    """Figures that show analyses of online runs share a milestone; all of them need a snapshot in theirs."""
+    analysed = {name: f.milestone for name, f in figures.items() if f.analysed and f.over == "frames"}
     if len(set(analysed.values())) > 1:
         raise ConfigError(
             path, "figures", f"figures that show analyses must share a milestone, not {analysed}"
@@ -414,9 +414,15 @@ def _check_snapshots(file: StudyFile, path: Path, figures: Mapping[str, FigureSp
     for name in file.figures:
         if name in analysed:
             iterations = getattr(file.milestones, analysed[name]) // file.iteration_frames
-            if not 1 <= file.snapshot_every <= iterations:
-                given = f"bad value {file.snapshot_every}: {name} needs snapshots"
-                raise ConfigError(path, "snapshot_every", f"{given}; use 1 to {iterations} iterations")
+            _check_range(file, path, name, iterations)
+        elif figures[name].analysed and (offline := file.offline) is not None:
+            _check_range(file, path, name, offline.iterations)
+
+
+def _check_range(file: StudyFile, path: Path, name: str, iterations: int) -> None:
+    if not 1 <= file.snapshot_every <= iterations:
+        given = f"bad value {file.snapshot_every}: {name} needs snapshots"
+        raise ConfigError(path, "snapshot_every", f"{given}; use 1 to {iterations} iterations")
 
 
 def _games(

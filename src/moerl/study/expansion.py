@@ -247,10 +247,11 @@ class Study:
         figures = [f for f in self.configured_figures.values() if f.analysed]
         return frozenset(c for f in figures for c in self.figure_cells(f))
 
-    @property
-    def analysed_milestone(self) -> str:
-        """The milestone whose snapshots are analysed: the one of the figures that show analyses."""
-        figures = self.configured_figures.values()
+    def analysed_milestone(self, agent: str) -> str:
+        """The milestone whose snapshots of an agent are analysed, that of the figures that show analyses."""
+        if self.offline_milestone is not None and agent in self.agents and self.agents[agent].offline:
+            return self.offline_milestone
+        figures = (f for f in self.configured_figures.values() if f.over == "frames")
         return self.milestone(next((f.milestone for f in figures if f.analysed), "short"))
 
     def train_spec(self, cell: Cell) -> TrainSpec:
@@ -267,7 +268,7 @@ class Study:
                 raise UserError(f"{self.path}: {one_of(value, known, what)}")
         schedule, dataset = self._schedule(cell), None
         if self.agents[cell.agent].offline:
-            schedule, dataset = self._offline_schedule(), self._dataset(cell)
+            schedule, dataset = self._offline_schedule(cell), self._dataset(cell)
         return TrainSpec(
             agent=cell.agent,
             variant=cell.variant,
@@ -290,10 +291,12 @@ class Study:
             evaluation=self.evaluation,
         )
 
-    def _offline_schedule(self) -> Schedule:
+    def _offline_schedule(self, cell: Cell) -> Schedule:
         assert self.offline is not None, "checked when the study was loaded"
         return Schedule(
-            iteration_steps=self.offline.iteration_steps, evaluation_phase=self.offline.evaluation
+            iteration_steps=self.offline.iteration_steps,
+            snapshot_every=self.snapshot_every if cell in self.analysed_cells else 0,
+            evaluation_phase=self.offline.evaluation,
         )
 
     def _dataset(self, cell: Cell) -> DatasetSpec:

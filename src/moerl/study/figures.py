@@ -171,8 +171,8 @@ class FigureSpec(Frozen):
     panel_per: PanelPer | None = None
     """Curves: a panel for each entry of `panels` (all games in one curve), or one for each game."""
     over: Over = "frames"
-    """Curves: the x axis; hours are the recorded wall-clock of training. Offline agents learn over gradient
-    steps."""
+    """Curves, analyses: the x axis. Hours are the recorded wall-clock of training; offline agents learn over
+    gradient steps."""
     drawing: Literal["networks", "tokens"] | None = None
     """Schematics: what is drawn."""
     seed: NonNegativeInt | None = None
@@ -216,8 +216,10 @@ class FigureSpec(Frozen):
     @model_validator(mode="after")
     def _fits_kind(self) -> FigureSpec:
         curves = self.measure is not None and self.panel_per is not None
-        if self.kind != "curves" and (self.measure or self.panel_per or self.over != "frames"):
-            raise ValueError("only a curves figure has `measure`, `panel_per` and `over`")
+        if self.kind != "curves" and (self.measure or self.panel_per or self.over == "hours"):
+            raise ValueError("only a curves figure has `measure`, `panel_per` and `over: hours`")
+        if self.kind not in ("curves", "analysis") and self.over != "frames":
+            raise ValueError("only a curves or analysis figure has `over`")
         if self.kind != "bars" and (self.beside or self.parameters):
             raise ValueError("only a bars figure has `beside` and `parameters`")
         if (self.kind == "schematic") != (self.drawing is not None):
