@@ -20,7 +20,7 @@ from moerl.study.specs import AgentSpec, DatasetSpec
 from moerl.training import evaluation, loop
 from moerl.training.base_lane import DivergedError
 from moerl.training.evaluation import Evaluator, evaluation_seed
-from moerl.training.loop import LeftEarlyError
+from moerl.training.loop import LeftEarlyError, Options
 from moerl.training.offline import OfflinePack
 from moerl.training.rng import Purpose, stream
 from moerl.training.statefile import StateError, load
@@ -210,6 +210,16 @@ def test_files_of_a_run_train_as_the_run_itself(cell, tmp_path, undisturbed):
     _, expected = undisturbed
     convert(RecordedRun.open(cell.datasets[0], 1_000_000), tmp_path / "data")
     assert replace(cell, datasets={0: tmp_path / "data"}).train(tmp_path)[0] == expected[0]
+
+
+def test_frames_on_disk_train_as_frames_in_memory_and_leave_nothing(cell, tmp_path, undisturbed):
+    _, expected = undisturbed
+    (tmp_path / "fast").mkdir()
+    options = Options(frames_folder=tmp_path / "fast")
+    assert cell.train(tmp_path, options=options)[0] == expected[0]
+    assert not list((tmp_path / "fast").iterdir())
+    with pytest.raises(DatasetError, match=r"nowhere: cannot hold 0\.0 GB of frames \(No such file"):
+        cell.train(tmp_path / "other", options=Options(frames_folder=tmp_path / "nowhere"))
 
 
 def test_data_that_changed_under_a_run_is_refused(cell, tmp_path, monkeypatch):

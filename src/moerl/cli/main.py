@@ -67,6 +67,13 @@ def _seeds(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]
     "--margin-seconds", default=120.0, show_default=True, help="How long before that. Needs a save to fit in."
 )
 @click.option("--save-every-seconds", default=1800.0, show_default=True, help="Time between checkpoints.")
+@click.option(
+    "--frames-folder",
+    type=_FILE,
+    envvar="MOERL_FRAMES_FOLDER",
+    show_envvar=True,
+    help="Offline: keep the data's frames on this fast disk instead of in memory.",
+)
 def train(
     study_path: Path,
     results: Path,
@@ -80,13 +87,15 @@ def train(
     runtime_minutes: float | None,
     margin_seconds: float,
     save_every_seconds: float,
+    frames_folder: Path | None,
 ) -> None:
     """Train several seeds of one (agent, variant, game) to a milestone; resumes by itself."""
     from moerl.cli.train import TrainJob, train_job
 
     study = load_study(study_path)
     deadline = None if runtime_minutes is None else runtime_minutes * 60 - margin_seconds
-    job = TrainJob(Cell(agent, variant, game), seeds, milestone, results, state, deadline, save_every_seconds)
+    cell = Cell(agent, variant, game)
+    job = TrainJob(cell, seeds, milestone, results, state, deadline, save_every_seconds, frames_folder)
     train_job(study, job, expect_spec)
 
 

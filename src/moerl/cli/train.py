@@ -30,6 +30,7 @@ class TrainJob:
     state: Path
     deadline_seconds: float | None
     save_every_seconds: float
+    frames_folder: Path | None = None
 
 
 def keep_freed_memory() -> None:
@@ -109,7 +110,7 @@ def train_job(study: Study, job: TrainJob, expect_spec: str | None) -> None:
         run.seed: RunFolders(state_dir(job.state, run) / run.milestone, run_dir(job.results, run))
         for run in runs
     }
-    options = Options(job.save_every_seconds, job.deadline_seconds)
+    options = Options(job.save_every_seconds, job.deadline_seconds, job.frames_folder)
     states = {seed: folder.state for seed, folder in folders.items()}
     datasets = {run.seed: dataset_dir(study, job.results, run) for run in runs} if spec.hyper.offline else {}
     unit = "gradient steps" if spec.hyper.offline else "frames"

@@ -6,11 +6,15 @@ Frames are stored once and stacked when they are sampled, by the frame ring that
 from __future__ import annotations
 
 import hashlib
+import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
+from moerl.atari.lanes import FRAME_SHAPE
 from moerl.offline.episodes import choose_episodes, states_of
 from moerl.offline.layout import ACTION, Layout, file_of
 from moerl.offline.recorded import MANIFEST, RecordedRun
@@ -66,11 +70,18 @@ def open_source(path: Path, per_checkpoint: int = TRANSITIONS_PER_CHECKPOINT) ->
     return Layout.open(path)
 
 
-def load_subset(source: Source | Path, percent: int, seed: int, n_step: int, gamma: float) -> Subset:
+def load_subset(
+    source: Source | Path,
+    percent: int,
+    seed: int,
+    n_step: int,
+    gamma: float,
+    frames_folder: Path | None = None,
+) -> Subset:
     """Load `percent` % of a dataset, chosen by `seed` (see `choose_episodes`).
 
-    All of the data is read and checked first. Memory: 7,063 bytes per chosen transition, 8 per state, and
-    half a gigabyte at most while it loads.
+    All of the data is read and checked first. Memory: 7,063 bytes per chosen transition (7 with
+    `frames_folder`), 8 per state, and half a gigabyte at most while it loads.
 
     Args:
         source: The dataset, or its folder.
@@ -78,6 +89,8 @@ def load_subset(source: Source | Path, percent: int, seed: int, n_step: int, gam
         seed: Of the choice; a run's own seed makes subsets differ between runs.
         n_step: Rewards summed up in a sample.
         gamma: Discount of each of these steps.
+        frames_folder: Frames are kept in a file without a name there, which vanishes with the process,
+            instead of in memory; 7,056 bytes per transition.
 
     Raises DatasetError.
     """
@@ -96,7 +109,8 @@ def load_subset(source: Source | Path, percent: int, seed: int, n_step: int, gam
         for episode in episodes:
             places[-1].append(Place(episode, at))
             at += len(episode)
-    ring = FrameRing(count, n_step, gamma)
+    frames = None if frames_folder is None else frames_on_disk(frames_folder, count)
+    ring = FrameRing(count, n_step, gamma, frames=frames)
     source.fill(ring, places)
     ranges = [
         np.arange(states.start, states.stop) + place.at - place.episode.start
@@ -112,6 +126,21 @@ def load_subset(source: Source | Path, percent: int, seed: int, n_step: int, gam
             f"{percent} % of the dataset: no episode is long enough for a {n_step}-step window"
         )
     return Subset(ring, states)
+
+
+def frames_on_disk(folder: Path, count: int) -> npt.NDArray[np.uint8]:
+    """Frames `[count, 84, 84]`, zeros, in an unnamed file. Raises DatasetError if there is no room for it."""
+    size = count * FRAME_SHAPE[0] * FRAME_SHAPE[1]
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(
+                file.fileno(), 0, size
+            )  # a full disk shows here, not in the middle of training
+            return np.memmap(file, dtype=np.uint8, mode="r+", shape=(count, *FRAME_SHAPE))
+    except OSError as error:
+        raise DatasetError(
+            f"{folder}: cannot hold {size / 1e9:.1f} GB of frames ({error.strerror}); name another folder"
+        ) from error
 
 
 def _first_file() -> str:

@@ -43,12 +43,18 @@ class FrameRing:
     """A ring of transitions of one run. `capacity` counts padding transitions."""
 
     def __init__(
-        self, capacity: int, n_step: int, gamma: float, frame_shape: tuple[int, int] = (84, 84)
+        self,
+        capacity: int,
+        n_step: int,
+        gamma: float,
+        frame_shape: tuple[int, int] = (84, 84),
+        frames: npt.NDArray[np.uint8] | None = None,
     ) -> None:
+        """An empty ring; `frames` `[capacity, *frame_shape]`, zeros, are where it keeps its frames."""
         if capacity < n_step + STACK_SIZE:
             raise ValueError(f"capacity {capacity} cannot hold a {n_step}-step window and a stack")
         self.capacity, self.n_step = capacity, n_step
-        self.frames = np.zeros((capacity, *frame_shape), dtype=np.uint8)
+        self.frames = np.zeros((capacity, *frame_shape), dtype=np.uint8) if frames is None else frames
         self.actions = np.zeros(capacity, dtype=np.uint8)
         self.rewards = np.zeros(capacity, dtype=np.float32)
         self.terminals = np.zeros(capacity, dtype=np.bool_)

@@ -40,6 +40,8 @@ class Options:
     save_every_seconds: float = 1800.0
     deadline_seconds: float | None = None
     """Leave in time if training takes longer than this."""
+    frames_folder: Path | None = None
+    """Where offline agents keep the frames of their data; None: in memory."""
 
 
 def train(
@@ -72,7 +74,7 @@ def train(
         if not lanes:
             _raise_first(diverged)
             return
-        pack = _pack(spec, rom, lanes, agent, datasets or {})
+        pack = _pack(spec, rom, lanes, agent, datasets or {}, options.frames_folder)
         clock = _Clock(started, options, lanes, [folder.seconds for folder in folders])
         evaluator = Evaluator(spec, rom, agent)
         active = list(range(len(lanes)))
@@ -136,10 +138,11 @@ def _pack(
     lanes: Sequence[BaseLane],
     agent: ValueAgent,
     datasets: Mapping[int, Path],
+    frames_folder: Path | None,
 ) -> Pack | OfflinePack:
     if spec.hyper.offline:
         offline = [lane for lane in lanes if isinstance(lane, OfflineLane)]
-        return OfflinePack.create(spec, offline, agent, datasets)
+        return OfflinePack.create(spec, offline, agent, datasets, frames_folder)
     return Pack.create(spec, rom, [lane for lane in lanes if isinstance(lane, Lane)], agent)
 
 

@@ -37,15 +37,26 @@ class OfflinePack:
 
     @classmethod
     def create(
-        cls, spec: TrainSpec, lanes: Sequence[OfflineLane], agent: ValueAgent, datasets: Mapping[int, Path]
+        cls,
+        spec: TrainSpec,
+        lanes: Sequence[OfflineLane],
+        agent: ValueAgent,
+        datasets: Mapping[int, Path],
+        frames_folder: Path | None = None,
     ) -> OfflinePack:
-        """Load every lane's subset of `datasets[seed]`. Raises DatasetError, or StateError for other data."""
+        """Load every lane's subset of `datasets[seed]`, its frames into `frames_folder` if there is one.
+
+        Raises DatasetError, or StateError for other data than the lane began with.
+        """
         for lane in lanes:
-            lane.learn_from(load_data(spec, datasets[lane.seed], lane.seed))
+            lane.learn_from(load_data(spec, datasets[lane.seed], lane.seed, frames_folder))
         return cls(spec, lanes, agent)
 
     def round(self, active: Sequence[int]) -> None:
-        """One gradient step of every active lane; the target is copied as online, after every so many."""
+        """One gradient step of every active lane; the target is copied as online, after every so many.
+
+        Nothing waits for a step's result: while the device computes, the next batch is gathered.
+        """
         for i in active:
             lane = self.lanes[i]
             step = lane.gradient_steps
@@ -56,8 +67,8 @@ class OfflinePack:
                 lane.learner = self.agent.sync_target(lane.learner)
 
 
-def load_data(spec: TrainSpec, folder: Path, seed: int) -> Subset:
-    """The subset of the dataset in `folder` that the run of `seed` learns from.
+def load_data(spec: TrainSpec, folder: Path, seed: int, frames_folder: Path | None = None) -> Subset:
+    """The subset of the dataset in `folder` that the run of `seed` learns from (see `load_subset`).
 
     Raises DatasetError if it cannot be used, or is of another game.
     """
@@ -69,7 +80,7 @@ def load_data(spec: TrainSpec, folder: Path, seed: int) -> Subset:
         game = str((source.facts or {}).get("game", spec.game))
     if game != spec.game:
         raise DatasetError(f"{folder}: is of the game {game}, not {spec.game}")
-    subset = load_subset(source, hyper.data_percent, seed, hyper.n_step, hyper.gamma)
+    subset = load_subset(source, hyper.data_percent, seed, hyper.n_step, hyper.gamma, frames_folder)
     if (largest := int(subset.ring.actions.max())) >= spec.num_actions:
         raise DatasetError(
             f"{folder}: has action {largest}, but {spec.game} has {spec.num_actions} actions; "
