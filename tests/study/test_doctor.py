@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import yaml
 from rich.console import Console
 
 from moerl.cli import doctor
@@ -17,6 +18,7 @@ from moerl.cli.doctor import Finding, limit_minutes, partition
 from moerl.study.config import load_study
 from moerl.study.expansion import Study
 from moerl.study.games import Game
+from moerl.study.study_file import Offline
 
 STUDIES = Path(__file__).parents[2] / "config" / "studies"
 PROFILE = Path(__file__).parents[2] / "workflow" / "profiles" / "slurm" / "config.yaml"
@@ -155,6 +157,25 @@ def test_disk(evidence: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: Usage())
     found = doctor.disk(evidence, tmp_path)
     assert (found.verdict, found.said.startswith("1.0 MB free")) == ("problem", True)
+
+
+def test_datasets(evidence: Study, tmp_path: Path) -> None:
+    assert doctor.datasets(evidence, tmp_path) == []
+    here = Offline(folder=str(tmp_path / "{game}" / "{run}"))
+    paper = load_study(STUDIES / "paper.yaml")
+    pong = {"games": {"games20": ["Pong"], "offline17": ["Pong"]}, "seeds": [0, 1]}
+    settings = yaml.safe_load((STUDIES / "paper.yaml").read_text())
+    (tmp_path / "pong.yaml").write_text(yaml.safe_dump(settings | pong))
+    study = replace(load_study(tmp_path / "pong.yaml"), offline=here)
+    (tmp_path / "Pong" / "1").mkdir(parents=True)
+    (found,) = doctor.datasets(study, tmp_path)
+    assert found.verdict == "absent"
+    assert found.said == (
+        f"1 of 2 folders of DQN Replay Dataset are here, the first missing one is {tmp_path}/Pong/2"
+    )
+    (tmp_path / "Pong" / "2").mkdir()
+    assert doctor.datasets(study, tmp_path)[0].verdict == "ok"
+    assert doctor.datasets(paper, tmp_path)[0].said.startswith("0 of 85 folders")
 
 
 class Usage:

@@ -22,6 +22,7 @@ from rich.text import Text
 from moerl.cli.plan import make_plan, readable_bytes
 from moerl.study.errors import UserError
 from moerl.study.expansion import Study
+from moerl.study.paths import dataset_dir
 from moerl.study.standing import Standing
 from moerl.study.study_file import read_yaml
 
@@ -50,6 +51,7 @@ def examine(study: Study, results: Path) -> list[Finding]:
         lambda: [versions(CHECKOUT / "envs")],
         lambda: [device()],
         lambda: [atari(study)],
+        lambda: datasets(study, results),
         lambda: slurm(CHECKOUT / "workflow" / "profiles" / "slurm" / "config.yaml"),
         lambda: [disk(study, results), quota(), file_system(results)],
     )
@@ -228,6 +230,20 @@ def disk(study: Study, results: Path) -> Finding:
             "run in a folder with more space",
         )
     return Finding("disk", "ok", said)
+
+
+def datasets(study: Study, results: Path) -> list[Finding]:
+    """Whether the data of offline runs lies where the study says; nothing of one that collects its own."""
+    if study.offline is None or study.offline.folder is None:
+        return []
+    runs = [run for run in study.runs() if run.milestone == study.offline_milestone]
+    folders = list(dict.fromkeys(dataset_dir(study, results, run) for run in runs))
+    missing = [folder for folder in folders if not folder.is_dir()]
+    said = f"{len(folders) - len(missing)} of {len(folders)} folders of {study.offline.name} are here"
+    if not missing:
+        return [Finding("datasets", "ok", said)]
+    mend = "docs/offline.md says where to get it; only offline agents need it"
+    return [Finding("datasets", "absent", f"{said}, the first missing one is {missing[0]}", mend)]
 
 
 def quota() -> Finding:
