@@ -49,7 +49,10 @@ def parquet(**columns: object) -> bytes:
     ],
 )
 def test_no_column_that_a_stage_writes_is_undocumented(kind: Kind, written: tuple[str, ...]) -> None:
-    assert tuple(name for name, column in COLUMNS[kind].items() if not column.optional) == written
+    needed = [name for name, column in COLUMNS[kind].items() if not column.optional]
+    # Over gradient steps, a column of that name takes the place of `frame`.
+    assert needed == [name for name in written if name != "frame" or not COLUMNS[kind][name].optional]
+    assert set(written) <= set(COLUMNS[kind])
 
 
 def test_what_training_writes_is_documented() -> None:

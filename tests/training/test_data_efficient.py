@@ -15,7 +15,7 @@ from moerl.atari.lanes import AtariLanes, LaneStep
 from moerl.study.specs import Evaluation, IterationEnd, Schedule, TrainSpec
 from moerl.training import evaluation, loop, online
 from moerl.training.base_lane import DivergedError
-from moerl.training.evaluation import Evaluator, evaluation_seed
+from moerl.training.evaluation import Evaluator, Played, evaluation_seed
 from moerl.training.lane import Lane
 from moerl.training.loop import LeftEarlyError
 from moerl.training.statefile import load
@@ -158,7 +158,7 @@ def test_when_an_iteration_is_over():
     lane.agent_steps = STEPS
     assert lane.iteration_over
     lane.episode_return = 7.0
-    lane.finish_iteration([3.0, 8.0])
+    lane.finish_iteration([Played(3.0, (0,)), Played(8.0, (1, 2))])
     assert not lane.iteration_over
     assert lane.iteration_start == STEPS
     assert lane.rows[0].mean_return is None
@@ -260,20 +260,20 @@ class Reader:
         return states[..., 0, 0].astype(np.int32) @ np.array([1000, 100, 10, 1], np.int32)
 
 
-def scripted(monkeypatch, **hyper) -> tuple[list[float], ScriptedLanes]:
+def scripted(monkeypatch, **hyper) -> tuple[list[Played], ScriptedLanes]:
     """Play the written games with the reading agent, without exploration."""
     monkeypatch.setattr(evaluation, "AtariLanes", ScriptedLanes)
     monkeypatch.setattr(evaluation, "LANES", 2)
     spec = with_schedule(CELL, evaluation=Evaluation(episodes=3, epsilon=0.0)).spec
     spec = spec.model_copy(update={"hyper": spec.hyper.model_copy(update={"max_episode_steps": 6, **hyper})})
-    returns = Evaluator(spec, "rom", Reader()).evaluate({}, 1, 4, lambda: False)
-    return returns, ScriptedLanes.last
+    played = Evaluator(spec, "rom", Reader()).evaluate({}, 1, 4, lambda: False)
+    return played, ScriptedLanes.last
 
 
 def test_evaluation_by_hand(monkeypatch):
-    returns, env = scripted(monkeypatch)
+    played, env = scripted(monkeypatch)
     # Unclipped, over lost lives to the game's end, or cut at the cap of 6 steps.
-    assert returns == [1 + 50 - 2 + 4, 60, 0]
+    assert [game.score for game in played] == [1 + 50 - 2 + 4, 60, 0]
     assert env.opened == ("rom", [evaluation_seed(1, 4)] * 2, 0.0, 6, NOOPS)
     assert env.closed
     actions = {episode: [a for e, _, a in env.log if e == episode] for episode in range(3)}
@@ -282,6 +282,7 @@ def test_evaluation_by_hand(monkeypatch):
     assert actions[1] == [1, 12, 123, 1234, 2345, 3456]  # from the frame after its no-ops
     assert actions[2] == [1]  # in the lane that was free first
     assert env.episodes == {0: 2, 1: 1}
+    assert [list(game.actions) for game in played] == list(actions.values())
 
 
 def test_without_life_loss_terminals_the_stack_goes_on(monkeypatch):
@@ -377,4 +378,4 @@ def test_schedules_of_before_are_written_as_before():
     }
     full = json.loads(CELL.spec.canonical_json())["schedule"]
     assert Schedule.model_validate(full) == CELL.spec.schedule
-    assert set(full) == set(Schedule.model_fields)
+    assert set(full) == set(Schedule.model_fields) - {"evaluation_phase"}  # that is offline

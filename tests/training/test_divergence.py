@@ -62,6 +62,7 @@ def test_the_record_says_what_happened_where(poisoned):
         "iteration": 0,
         "checkpoint": None,
         "checkpoint_agent_step": None,
+        "checkpoint_gradient_step": None,
         "versions": None,
     }
     assert set(record["versions"]) >= {"moerl", "jax", "ale-py"}

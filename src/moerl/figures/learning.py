@@ -58,7 +58,7 @@ def learning_figure(
         if published is not None:
             theirs = published[published["panel"] == title]
             published_curve(ax, theirs, unit)
-            lowest = min(lowest, *theirs["value"].dropna())
+            lowest = min((lowest, *theirs["value"].dropna()))
         if spec.measure == "iqm" and lowest >= 0:
             from_zero(ax)
         ticks(ax, table[along].max() / unit)

@@ -45,7 +45,7 @@ class Played:
 
     score: float
     """Undiscounted return, unclipped."""
-    actions: bytes
+    actions: tuple[int, ...]
     """The action of every agent step."""
 
 
@@ -57,7 +57,7 @@ class _Game:
     rng: np.random.Generator
     stack: npt.NDArray[np.uint8]
     score: float = 0.0
-    actions: bytearray = field(default_factory=bytearray)
+    actions: list[int] = field(default_factory=list)
 
     def show(self, frame: Frame, afresh: bool) -> None:
         """Push a frame, onto zeros if the agent sees it as the start of an episode."""
@@ -136,7 +136,7 @@ class Evaluator:
                 game = games[lane]
                 game.actions.append(int(actions[lane]))
                 if self._observe(game, *step.of(lane)):
-                    played[game.episode] = Played(game.score, bytes(game.actions))
+                    played[game.episode] = Played(game.score, tuple(game.actions))
                     del games[lane]
                     idle.append(lane)
             for lane, frame in step.first.items():

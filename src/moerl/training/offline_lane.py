@@ -86,7 +86,7 @@ class OfflineLane(BaseLane):
         """See `BaseLane`: the games of the evaluation give the iteration's return."""
         self.add_row([game.score for game in played])
         for game in played:
-            self.log.actions += game.actions
+            self.log.actions += bytes(game.actions)
             self.log.end_episode()
 
     def sample_batch(self) -> Batch:
