@@ -74,7 +74,7 @@ def main() -> int:
         return 2
     random_return = load_study(STUDY).games["Pong"].random
     assert random_return is not None
-    wide = table.pivot(index="gradient_steps", columns=["series", "metric"], values="mean")
+    wide = table.pivot(index="gradient_steps", columns=["series", "metric"], values="mean").dropna()
     ends = wide.index[:: max(1, len(wide) // ROWS)].union(wide.index[-1:])
     print("| gradient steps | return: CQL | no penalty | largest Q: CQL | no penalty |")
     print("| --- | --- | --- | --- | --- |")
