@@ -154,6 +154,8 @@ def test_metrics_are_those_of_the_networks_activations(module: Module) -> None:
     spectrum = features.singular_values(head_input)
     assert metrics["srank_0.01"] == features.threshold_rank(spectrum, 0.01)
     assert metrics["srank_kumar_0.01"] == features.effective_rank(spectrum, 0.01)
+    largest = [float(np.max(s.q_values)) for s in samples]
+    assert metrics["q_value"] == pytest.approx(np.mean(largest), rel=1e-4)
     assert metrics["dormant_variance_0.001"] == dormant.variance_dormant(head_input, 0.001)
     assert metrics["dormant_tau_0.1"] == dormant.tau_dormant(dormant.unit_activity(hidden), 0.1)
     gram = snapshot.empirical_ntk(agent, taken, batch)

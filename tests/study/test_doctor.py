@@ -161,7 +161,7 @@ def test_disk(evidence: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_datasets(evidence: Study, tmp_path: Path) -> None:
     assert doctor.datasets(evidence, tmp_path) == []
-    here = Offline(folder=str(tmp_path / "{game}" / "{run}"))
+    here = Offline(folder=str(tmp_path / "{game}" / "{run}"), name="DQN Replay Dataset")
     paper = load_study(STUDIES / "paper.yaml")
     pong = {"games": {"games20": ["Pong"], "offline17": ["Pong"]}, "seeds": [0, 1]}
     settings = yaml.safe_load((STUDIES / "paper.yaml").read_text())

@@ -70,8 +70,8 @@ def test_what_collected_the_data_is_part_of_a_run_and_where_it_lies_is_not(tmp_p
             {},
             {"agents": COLLECTING["agents"] | {"dqn": {"learning_rate": 1e-4}}},
             {"milestones": {"short": 4000, "full": 4000}},
-            {"offline": {"folder": "here/{game}/{run}"}},
-            {"offline": {"folder": "there/{game}/{seed}"}},
+            {"offline": {"folder": "here/{game}/{run}", "name": "data"}},
+            {"offline": {"folder": "there/{game}/{seed}", "name": "data"}},
             {"offline": {"folder": "here/{game}/{run}", "name": "other data"}},
         )
     ]
@@ -110,11 +110,22 @@ def test_figures_say_how_an_offline_study_falls_short(tmp_path):
         ({"offline": None}, r"agents\.cql: learns from a dataset: say under the study's `offline`"),
         ({"offline": {}}, "offline: needs either `collect` or `folder`"),
         ({"offline": {"folder": "a/{game}/{run}", "collect": {"variant": "cnn-baseline"}}}, "needs either"),
-        ({"offline": {"folder": "data/{run}"}}, r"folder needs \{game\}, and \{seed\} or \{run\}"),
-        ({"offline": {"folder": "data/{game}"}}, r"folder needs \{game\}, and"),
-        ({"offline": {"folder": "data/{game}/{tape}"}}, r"folder may name \{game\}, \{seed\} and \{run\}"),
-        ({"offline": {"folder": "data/{game.__class__}/{run}"}}, "folder (may name|needs)"),
-        ({"offline": {"folder": "{"}}, r"folder may name"),
+        ({"offline": {"folder": "a/{game}/{run}"}}, "`folder`, and nothing else, needs a `name`"),
+        (
+            {"offline": {"collect": {"variant": "cnn-baseline"}, "name": "mine"}},
+            "nothing else, needs a `name`",
+        ),
+        (
+            {"offline": {"folder": "data/{run}", "name": "mine"}},
+            r"folder needs \{game\}, and \{seed\} or \{run\}",
+        ),
+        ({"offline": {"folder": "data/{game}", "name": "mine"}}, r"folder needs \{game\}, and"),
+        (
+            {"offline": {"folder": "data/{game}/{tape}", "name": "mine"}},
+            r"folder may name \{game\}, \{seed\} and \{run\}",
+        ),
+        ({"offline": {"folder": "data/{game.__class__}/{run}", "name": "mine"}}, "folder (may name|needs)"),
+        ({"offline": {"folder": "{", "name": "mine"}}, r"folder may name"),
         ({"offline": {"collect": {"variant": "cnn-baselin"}}}, "unknown variant 'cnn-baselin'"),
         ({"offline": {"collect": {"variant": "cnn-baseline", "agent": "cql"}}}, "unknown agent .* 'cql'"),
         ({"offline": {"collect": {"variant": "cnn-baseline"}, "iterations": 0}}, r"offline\.iterations"),

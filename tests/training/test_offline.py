@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 from offline_runs import EPISODE, TinyOffline, collect, offline_cell, without_penalty
-from tiny_runs import AGENTS
+from tiny_runs import AGENTS, files
 
 from moerl.agents.value import Batch, ValueAgent
 from moerl.atari.lanes import AtariLanes
@@ -203,7 +203,29 @@ def test_a_run_that_diverges_is_on_record_with_its_gradient_step(cell, tmp_path,
     assert (record["agent_step"], record["frame"], record["iteration"]) == (None, None, 1)
 
 
+def test_a_seed_that_diverges_leaves_the_other_as_it_was(cell, undisturbed, tmp_path, monkeypatch):
+    _, expected = undisturbed
+    original = OfflinePack.round
+
+    def poisoned(pack, active):
+        original(pack, active)
+        if pack.lanes[1].gradient_steps == 8:
+            pack.lanes[1].pending_losses[-1] = float("nan")
+
+    monkeypatch.setattr(OfflinePack, "round", poisoned)
+    with pytest.raises(DivergedError, match="seed 1: diverged, loss nan at gradient step 7"):
+        cell.train(tmp_path, seeds=(0, 1))
+    assert files(tmp_path / "results/seed0/end") == expected[0]
+    assert not (tmp_path / "results/seed1").exists()
+
+
 # --- The data. ---
+
+
+def test_an_offline_run_is_no_dataset(undisturbed):
+    root, _ = undisturbed
+    with pytest.raises(DatasetError, match="learnt from a dataset and played evaluation games only"):
+        RecordedRun.open(root / "results/seed0/end", 1_000_000)
 
 
 def test_files_of_a_run_train_as_the_run_itself(cell, tmp_path, undisturbed):

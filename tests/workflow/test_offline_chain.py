@@ -124,7 +124,6 @@ def test_another_learning_rate_of_dqn_collects_again_and_trains_everything_after
 
 
 def test_longer_runs_go_on_from_the_shorter_ones(project: Project) -> None:
-    """A killed job, too: training continues from its state, to the same bytes as without."""
     offline = project.read(STUDY)["offline"] | {"iterations": 3}
     project.write(STUDY, project.read(STUDY) | {"offline": offline})
     assert {job.rpartition(" ")[2] for job in trained(project)} == {"18-steps"}
@@ -150,7 +149,7 @@ def test_status_plan_and_report_know_offline_runs(finished: Project) -> None:
 
 def test_data_that_is_missing_is_one_line_before_anything_is_trained(project: Project) -> None:
     study = project.read(STUDY)
-    study["offline"] = {**study["offline"], "folder": "data/{game}/{run}"}
+    study["offline"] = {**study["offline"], "folder": "data/{game}/{run}", "name": "mine"}
     del study["offline"]["collect"]
     project.write(STUDY, study)
     command = ("train", "--study", STUDY, "--agent", "cql", "--variant", "cnn-baseline", "--game", "Breakout")
@@ -158,6 +157,8 @@ def test_data_that_is_missing_is_one_line_before_anything_is_trained(project: Pr
     done = project.run("moerl", *command, *where)
     assert done.returncode == 2
     assert "data/Breakout/1: is not a folder" in done.stderr.splitlines()[-1]
+    done = project.run("moerl", *command, *where[:2], "--frames-folder", "nowhere", *where[2:])
+    assert done.returncode == 2
     done = project.run("moerl", *command, *where[:-1], "320")
     assert done.returncode == 2
     assert "cql is not trained to 320; milestones: 12-steps" in done.stderr
@@ -168,3 +169,4 @@ def test_tensorboard_counts_gradient_steps(finished: Project) -> None:
     standing = Standing(study, finished.root / "results/tiny", finished.root / "state/tiny")
     points = best_points(standing, Run("cql", "cnn-baseline", "Breakout", 0, "12-steps"))
     assert {(iteration, step) for iteration, step, _, _ in points} == {(0, 6), (1, 12)}
+    assert {tag for _, _, tag, _ in points} == {"return/evaluation", "loss/mean"}

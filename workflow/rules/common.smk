@@ -5,6 +5,7 @@
 # lie must not count: Snakemake does not track a param that is a `Path`, and WHERE relies on it.
 
 import gc
+import os
 import sys
 from dataclasses import asdict, replace
 from functools import cache
@@ -547,11 +548,25 @@ def previous_resume(wildcards, seeds):
 
 
 def learnt_from(wildcards, seeds):
-    """What the pack goes on from: resume files, or the finished runs whose experience it learns from."""
+    """What the pack goes on from: resume files, or the finished runs whose experience it learns from.
+
+    With one of these that diverged, the pack never gets them all: the others are found in the state.
+    """
     if wildcards.milestone != study.offline_milestone:
         return previous_resume(wildcards, seeds)
     cell = (wildcards.agent, wildcards.variant, wildcards.game)
-    sources = study.collected(Run(*cell, seed, wildcards.milestone) for seed in seeds)
+    runs = [Run(*cell, seed, wildcards.milestone) for seed in seeds]
+    sources = study.collected(runs)
+    if any(divergence(run) for run in sources):
+        return []
+    if archived := [run for run in sources if STANDING.archived(run)]:
+        if all(STANDING.published(run) for run in runs):
+            return []
+        fail(
+            f"{run_dir(RESULTS, archived[0])}: came from an archive, which holds no action logs, so nothing can"
+            f" learn from it: `--config allow_partial=1` makes figures without {runs[0].agent}; delete this"
+            " folder to train the run again"
+        )
     names = ["actions.safetensors", "resume.safetensors", "manifest.json"]
     return [run_dir(RESULTS, run) / name for run in sources for name in names]
 
@@ -577,7 +592,8 @@ def train_minutes(agent, milestone, seeds):
     ratio = hyper.updates_per_period / hyper.update_period
     if milestone == study.offline_milestone:
         minutes = study.lengths[milestone] / GRADIENT_STEPS_PER_MINUTE
-        evaluation = study.offline.evaluation.agent_steps + hyper.max_episode_steps
+        steps = study.offline.evaluation.agent_steps
+        evaluation = steps + min(32, steps // 1000 + 1) * hyper.max_episode_steps
         minutes += study.offline.iterations * evaluation / EVALUATION_STEPS_PER_MINUTE
         return min(LONGEST_MINUTES, 60 + int(minutes * len(seeds)))
     frames = study.milestones.get(milestone, 0)
@@ -595,6 +611,8 @@ def train_megabytes(agent, seeds):
     if hyper.offline and study.offline.collect:
         frames = study.milestone_frames[study.offline.collect.milestone]
         kept = min(kept, frames // 4 * hyper.data_percent // 100)
+    if hyper.offline and os.environ.get("MOERL_FRAMES_FOLDER"):
+        kept = 0
     rings = len(seeds) * kept * FRAME_BYTES // 1_000_000
     return PROCESS_MB + rings + 500 * len(seeds)
 

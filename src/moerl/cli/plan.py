@@ -149,7 +149,7 @@ def make_plan(standing: Standing, figures: Sequence[str], records_file: Path = R
         "study": study.name,
         "figures": rows,
         "total": total,
-        "evaluation": study.evaluation is not None,
+        "evaluation": study.evaluation is not None or any(a.offline for a in study.agents.values()),
         "runs_by_kind": group(runs, study.lengths),
         "basis": [
             {"record": record, **{kind: sorted(cells) for kind, cells in rests.items()}}

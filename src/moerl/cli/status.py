@@ -34,7 +34,7 @@ def look(study: Study, folders: Folders, figures: Sequence[str]) -> list[RunStat
 
 
 def to_json(study: Study, statuses: Sequence[RunStatus]) -> str:
-    """Every run, for programs; frames are emulated frames."""
+    """Every run, for programs; frames are emulated frames, of offline runs gradient steps."""
     runs = [
         {
             "agent": s.run.agent,

@@ -126,7 +126,10 @@ def _of_tables(folder: Path, offline: bool) -> list[Point]:
     if offline:
         losses = read_table(folder / "losses.parquet", ("iteration", "gradient_steps"))
         steps = dict(losses.itertuples(index=False, name=None))
-        found = [(iteration, int(steps[iteration]), tag, value) for iteration, _, tag, value in found]
+        found = [
+            (iteration, int(steps[iteration]), tag.replace("training", "evaluation"), value)
+            for iteration, _, tag, value in found
+        ]
     return sorted(found)
 
 
@@ -141,8 +144,9 @@ def _of_checkpoint(path: Path, standing: Standing, one: Run) -> list[Point]:
     if meta.get("spec") != json.loads(standing.study.train_spec(one.cell).canonical_json()):
         return []
     rows = meta["rows"]
-    step = "gradient_steps" if one.milestone == standing.study.offline_milestone else "frame"
-    found = _points("return/training", ((r["iteration"], r[step], r["mean_return"]) for r in rows))
+    offline = one.milestone == standing.study.offline_milestone
+    step, tag = ("gradient_steps", "return/evaluation") if offline else ("frame", "return/training")
+    found = _points(tag, ((r["iteration"], r[step], r["mean_return"]) for r in rows))
     found += _points("loss/mean", ((r["iteration"], r[step], r["mean_loss"]) for r in rows))
     evaluations = meta.get("evaluations", ())
     found += _points(

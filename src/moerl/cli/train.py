@@ -8,6 +8,7 @@ import logging
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from moerl.cli.heartbeat import Heartbeat
 from moerl.study.errors import FailureError, UserError
 from moerl.study.expansion import Cell, Run, Study
 from moerl.study.paths import dataset_dir, run_dir, state_dir
+from moerl.study.standing import Standing
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +86,27 @@ def configure_jax(threads: int) -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 
 
+def _datasets(study: Study, job: TrainJob, runs: Sequence[Run]) -> dict[int, Path]:
+    """Seed → the folder it learns from; of collected data only where that is finished.
+
+    Snakemake deletes the results of a job that fails: runs beside one that diverged are found in the state.
+    Raises UserError if there is none.
+    """
+    standing = Standing(study, job.results, job.state)
+    found = {}
+    for run in runs:
+        sources = study.collected([run])
+        folder = standing.finished(sources[0]) if sources else dataset_dir(study, job.results, run)
+        if folder is not None:
+            found[run.seed] = folder
+    if not found:
+        source = study.collected(runs)[0]
+        raise UserError(
+            f"{run_dir(job.results, source)}: {source.name} is not finished: nothing to learn from"
+        )
+    return found
+
+
 def train_job(study: Study, job: TrainJob, expect_spec: str | None) -> None:
     """Run a training job. Exits with 75 if it saved and left early.
 
@@ -111,8 +134,11 @@ def train_job(study: Study, job: TrainJob, expect_spec: str | None) -> None:
         for run in runs
     }
     options = Options(job.save_every_seconds, job.deadline_seconds, job.frames_folder)
+    datasets = _datasets(study, job, runs) if spec.hyper.offline else {}
+    without = [run for run in runs if spec.hyper.offline and run.seed not in datasets]
+    for run in without:
+        del folders[run.seed]
     states = {seed: folder.state for seed, folder in folders.items()}
-    datasets = {run.seed: dataset_dir(study, job.results, run) for run in runs} if spec.hyper.offline else {}
     unit = "gradient steps" if spec.hyper.offline else "frames"
     heartbeat = Heartbeat(states, study.lengths[job.milestone], spec.digest(), unit)
     heartbeat.starting()
@@ -130,3 +156,8 @@ def train_job(study: Study, job: TrainJob, expect_spec: str | None) -> None:
         heartbeat.failed(str(error) if known else f"{type(error).__name__}: {error}")
         raise
     heartbeat.done()
+    if without:
+        named = ", ".join(run.name for run in without)
+        raise FailureError(
+            f"{named}: not trained: the run to learn from is not finished, perhaps it diverged"
+        )

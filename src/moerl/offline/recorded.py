@@ -87,6 +87,11 @@ class RecordedRun:
         except (StateError, ValidationError, KeyError, ValueError) as error:
             said = " ".join(str(error).split())
             raise DatasetError(f"{actions}: not a usable action log ({said}); train the run again") from error
+        if spec.hyper.offline:
+            raise DatasetError(
+                f"{folder}: its agent, {spec.agent}, learnt from a dataset and played evaluation games only; "
+                "datasets are made of runs of online agents (dqn, rainbow)"
+            )
         with actions.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != manifest["sha256"].get(ACTIONS) or run.seed != manifest["seed"]:

@@ -37,7 +37,7 @@ PAPER_SCHEDULE: dict[Score, dict[str, Any]] = {
     },
 }
 """The paper's settings of the schedule, besides its budgets (method 4.2, 4.7)."""
-PAPER_OFFLINE = Offline(folder="{game}/{run}")
+PAPER_OFFLINE = Offline(folder="{game}/{run}", name="DQN Replay Dataset")
 """The paper's offline runs, but for where their data lies."""
 PAPER_SEEDS = 5
 """Seeds of a figure that does not say otherwise."""

@@ -302,6 +302,7 @@ class Study:
     def _dataset(self, cell: Cell) -> DatasetSpec:
         assert self.offline is not None, "checked when the study was loaded"
         if (collect := self.offline.collect) is None:
+            assert self.offline.name is not None, "checked when the study was loaded"
             return DatasetSpec(name=self.offline.name)
         source = Cell(collect.agent, collect.variant, cell.game)
         return DatasetSpec(

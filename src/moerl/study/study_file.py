@@ -75,9 +75,9 @@ class Offline(Frozen):
     folder: str | None = None
     """Of the data of one game and run, as files or as a finished run: `{game}`, `{seed}` and `{run}` (the
     seed + 1: the published runs are numbered from 1) are filled in. Relative to where commands are run."""
-    name: str = "DQN Replay Dataset"
-    """Of the data in `folder`. Runs are those of the data of this name, wherever it lies: a new name trains
-    them again."""
+    name: str | None = None
+    """Of the data in `folder`, which needs one; the published data is the "DQN Replay Dataset". Runs are
+    those of the data of this name, wherever it lies: a new name trains them again."""
     iterations: PositiveInt = 200
     iteration_steps: PositiveInt = 62_500
     """Gradient steps of an iteration."""
@@ -88,6 +88,8 @@ class Offline(Frozen):
     def _one_source(self) -> Offline:
         if (self.collect is None) == (self.folder is None):
             raise ValueError("needs either `collect` or `folder`: where the data comes from")
+        if (self.folder is None) != (self.name is None):
+            raise ValueError("`folder`, and nothing else, needs a `name`: what its data is called")
         if self.folder is not None:
             try:
                 filled = {self.folder.format(game=g, seed=s, run=s + 1) for g in "ab" for s in (0, 1)}

@@ -4,8 +4,8 @@ No noise, hardly any exploration, nothing learnt or stored; a random Φ (B9) is 
 agent sees a game as it does in training, so a lost life restarts the frame stack where it does so
 there; returns are of the whole game, unclipped.
 
-An evaluation is a function of parameters, run seed and iteration. Nothing of it is ever saved: one
-that is interrupted is played again.
+An evaluation is a function of parameters, run seed and iteration. Nothing of it is saved before it is
+over: one that is interrupted is played again.
 """
 
 from __future__ import annotations

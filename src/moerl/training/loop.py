@@ -80,6 +80,8 @@ def train(
         active = list(range(len(lanes)))
 
         def leaving() -> str | None:
+            if report is not None and active and clock.report_due():  # an evaluation can take long
+                report([lanes[i] for i in active], clock.rate(active))
             return signals.caught or ("its deadline is near" if clock.deadline_passed() else None)
 
         def attempt(i: int, work: Callable[[], None]) -> None:
@@ -127,8 +129,6 @@ def train(
                 clock.saved()
             if reason and active:
                 raise LeftEarlyError(f"saved and left because {reason}; run it again to go on")
-            if report is not None and active and clock.report_due():
-                report([lanes[i] for i in active], clock.rate(active))
         _raise_first(diverged)
 
 
