@@ -125,6 +125,7 @@ def test_a_run_alone_is_byte_identical_to_one_in_a_pack(cell, undisturbed, tmp_p
     assert cell.train(tmp_path, seeds=(1,))[1] == packed[1]
 
 
+@pytest.mark.long
 def test_runs_killed_between_steps_and_in_an_evaluation_resume_to_the_same_bytes(
     cell, undisturbed, tmp_path, monkeypatch
 ):
@@ -158,6 +159,7 @@ def test_runs_killed_between_steps_and_in_an_evaluation_resume_to_the_same_bytes
     assert cell.train(tmp_path, seeds=(0, 1)) == expected
 
 
+@pytest.mark.long
 def test_a_run_that_leaves_in_an_evaluation_plays_it_again(cell, undisturbed, tmp_path, monkeypatch):
     _, expected = undisturbed
     original = Evaluator.evaluate
@@ -169,6 +171,7 @@ def test_a_run_that_leaves_in_an_evaluation_plays_it_again(cell, undisturbed, tm
     assert cell.train(tmp_path)[0] == expected[0]
 
 
+@pytest.mark.long
 def test_a_longer_run_goes_on_from_a_finished_one(cell, undisturbed, tmp_path):
     _, expected = undisturbed
     cell.train(tmp_path, seeds=(0, 1), iterations=1, milestone="first")
@@ -234,6 +237,7 @@ def test_files_of_a_run_train_as_the_run_itself(cell, tmp_path, undisturbed):
     assert replace(cell, datasets={0: tmp_path / "data"}).train(tmp_path)[0] == expected[0]
 
 
+@pytest.mark.long
 def test_frames_on_disk_train_as_frames_in_memory_and_leave_nothing(cell, tmp_path, undisturbed):
     _, expected = undisturbed
     (tmp_path / "fast").mkdir()
