@@ -130,7 +130,7 @@ def test_longer_runs_go_on_from_the_shorter_ones(project: Project) -> None:
     target = run_folder(project, "cql", 0, "18-steps") / "resume.safetensors"
     project.snakemake(str(target.relative_to(project.root)), "--cores", "2")
     log = next((project.root / "logs/tiny/train/cql").rglob("18-steps*.log")).read_text()
-    assert "continues from gradient steps 12" in log
+    assert "continues at 12 gradient steps" in log
 
 
 def test_status_plan_and_report_know_offline_runs(finished: Project) -> None:

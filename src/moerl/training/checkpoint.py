@@ -141,7 +141,7 @@ class RunFolders:
         lane = kind.restore(spec, seed, agent, tensors, meta, logged)
         self._restored_from, self._good = path, (path, lane.steps)
         self._adopt(path.parent, lane)
-        log.info("seed %d continues from %s %d (%s)", seed, lane.unit, lane.progress, path)
+        log.info("seed %d continues at %d %s (%s)", seed, lane.progress, lane.unit, path)
         return lane
 
     def _candidates(self) -> list[Path]:
