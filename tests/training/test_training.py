@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -18,14 +19,15 @@ from tiny_runs import STUDY, TINY, files, save_now_and_then, tiny
 
 from moerl.agents.value import ValueAgent
 from moerl.study.config import load_study
-from moerl.study.errors import UserError
 from moerl.study.expansion import Cell
-from moerl.training import checkpoint, online
+from moerl.training import checkpoint, loop, online
+from moerl.training.attempts import NoProgressError
 from moerl.training.base_lane import DivergedError
 from moerl.training.checkpoint import RunFolders
 from moerl.training.lane import Lane
 from moerl.training.loop import LeftEarlyError, Options
 from moerl.training.online import epsilon
+from moerl.training.run_lock import LockLostError
 from moerl.training.statefile import StateError, load, store
 
 
@@ -193,10 +195,64 @@ def test_log_of_another_emulator_is_refused(tmp_path):
         cell.train(tmp_path, iterations=2)
 
 
-def test_two_trainers_of_one_run_are_refused(tmp_path):
+def test_a_run_in_training_is_waited_for(tmp_path):
     folders = RunFolders(tmp_path / "state" / "seed0" / "end", tmp_path / "results")
-    with folders.lock(), pytest.raises(UserError, match="another process"):
-        TINY["Breakout"].train(tmp_path)
+    held = f"process {os.getpid()} on {os.uname().nodename} trains this run"
+    with folders.lock(pytest.fail), pytest.raises(LeftEarlyError, match=held):
+        TINY["Breakout"].train(tmp_path, options=Options(deadline_seconds=0.5))
+    TINY["Breakout"].train(tmp_path)
+
+
+def test_who_lost_a_run_to_another_process_writes_nothing(undisturbed, tmp_path, monkeypatch):
+    cell, expected = undisturbed
+    state = tmp_path / "state" / "seed0" / "end"
+    with pytest.raises(LeftEarlyError):
+        cell.train(tmp_path, options=Options(deadline_seconds=1e-3))
+    before = (state / "current.safetensors").read_bytes()
+    original = online.Pack.round
+
+    def round_after_which_the_lock_is_anothers(pack, active):
+        original(pack, active)
+        (state / "lock").unlink(missing_ok=True)
+        (state / "lock").touch()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(online.Pack, "round", round_after_which_the_lock_is_anothers)
+        with pytest.raises(LockLostError, match="another process trains"):
+            cell.train(tmp_path, options=Options(save_every_seconds=0.0))
+    assert (state / "current.safetensors").read_bytes() == before
+    assert cell.train(tmp_path) == {0: expected[0]}
+
+
+def test_a_signal_before_training_begins_is_heeded_at_once(tmp_path, monkeypatch):
+    def terminated(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    state = tmp_path / "state" / "seed0" / "end"
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "_pack", terminated)
+        with pytest.raises(LeftEarlyError, match="SIGTERM before training"):
+            TINY["Breakout"].train(tmp_path, options=Options(deadline_seconds=600))
+    assert not (state / "attempts.json").exists(), "an attempt that was ended from outside does not count"
+
+
+def test_attempts_that_get_nowhere_are_reported_instead_of_repeated(tmp_path, monkeypatch):
+    def killed(*_):
+        raise PulledPlugError
+
+    cell = TINY["Breakout"]
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "_pack", killed)
+        for _ in range(3):
+            with pytest.raises(PulledPlugError):
+                cell.train(tmp_path, options=Options(deadline_seconds=600))
+        with pytest.raises(NoProgressError, match=r"3 attempts of 10 minutes .* began at 0 frames of \d"):
+            cell.train(tmp_path, options=Options(deadline_seconds=600))
+        with pytest.raises(PulledPlugError):
+            cell.train(tmp_path, options=Options(deadline_seconds=660))
+    cell.train(tmp_path, options=Options(deadline_seconds=900))
+    assert not (tmp_path / "state" / "seed0" / "end" / "attempts.json").exists()
 
 
 def test_diverged_run_is_named_and_never_saved(tmp_path):

@@ -48,6 +48,7 @@ from moerl.study.paths import (
     tokens_file,
     train_log,
 )
+from moerl.study.pipeline_lock import clear_stale_locks
 from moerl.study.reference import (
     can_stand_in,
     curves_file,
@@ -121,6 +122,13 @@ def gpu_resources():
     """What a training or analysis job asks for when `--config gpu=1` (and perhaps gpu_model=a100) is given."""
     return {key: config[key] for key in ("gpu", "gpu_model") if key in config}
 
+
+# A job of a pipeline is none of its own: only who plans jobs takes locks.
+if not (workflow.subprocess_exec or workflow.remote_exec):
+    if clear_stale_locks(Path(".snakemake")):
+        print(
+            "moerl: removed the locks of a Snakemake that was killed", file=sys.stderr
+        )
 
 STUDY_FILE = study_file()
 try:

@@ -122,6 +122,11 @@ class BaseLane(ABC):
         """How far training is, in `unit`."""
 
     @property
+    def progress_per_iteration(self) -> int:
+        """The least that an iteration adds to `progress`."""
+        return self.spec.schedule.iteration_steps
+
+    @property
     def frame(self) -> int:
         """Frames emulated in training."""
         return self.agent_steps * FRAMES_PER_STEP

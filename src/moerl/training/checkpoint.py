@@ -6,14 +6,13 @@ generations. Finished: the results folder of the milestone, with `resume.safeten
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -27,9 +26,9 @@ import moerl
 from moerl.agents.value import ValueAgent
 from moerl.atari.action_log import ActionLog
 from moerl.study.checkout import GitState, git_state, processor
-from moerl.study.errors import UserError
 from moerl.study.specs import FRAMES_PER_STEP, TrainSpec
 from moerl.study.standing import Divergence, read_divergence
+from moerl.training import attempts
 from moerl.training.base_lane import FORMAT, BaseLane, DivergedError
 from moerl.training.lane import Lane
 from moerl.training.offline_lane import OfflineLane
@@ -40,6 +39,7 @@ from moerl.training.progress import (
     returns_parquet,
     timing_parquet,
 )
+from moerl.training.run_lock import LEASE_SECONDS, RunLock, hold
 from moerl.training.statefile import StateError, Tensors, load, store, write_atomic
 
 log = logging.getLogger(__name__)
@@ -62,6 +62,7 @@ class RunFolders:
     """Training seconds up to the checkpoint that was found, interruptions left out."""
     source: GitState | None = field(default_factory=git_state)
     """The checkout that trains, as it was when the job began: it may be another one by the time it ends."""
+    _lock: RunLock | None = None
     _restored_from: Path | None = None
     _good: tuple[Path, int] | None = None
     """The newest checkpoint known to be good, and its agent steps (offline gradient steps)."""
@@ -82,21 +83,24 @@ class RunFolders:
         self.seconds = seconds
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the run against a second trainer. Raises UserError if another one holds it."""
-        self.state.mkdir(parents=True, exist_ok=True)
-        with (self.state / "lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(f"{self.state}: another process is training this run") from error
+    def lock(self, wait: Callable[[str], None], lease_seconds: float = LEASE_SECONDS) -> Iterator[None]:
+        """Hold the run against a second trainer; waits for one that holds it (`run_lock.hold`).
+
+        What is written from then on is refused with LockLostError if another process has taken the run over.
+        """
+        with hold(self.state, wait, lease_seconds) as self._lock:
             yield
+
+    def _check_lock(self) -> None:
+        if self._lock is not None:
+            self._lock.check()
 
     def save(self, lane: BaseLane, seconds: float) -> None:
         """Write a checkpoint; the one before it is kept as the previous generation.
 
         `seconds` is the training time so far.
         """
+        self._check_lock()
         tensors = lane.tensors() | {f"log/{k}": v for k, v in lane.log.tensors().items()}
         current = self.state / CURRENT
         if current.exists():
@@ -107,6 +111,7 @@ class RunFolders:
 
     def save_snapshot(self, lane: BaseLane) -> None:
         """Write the snapshot of the iteration that just ended."""
+        self._check_lock()
         tensors, meta = lane.snapshot()
         store(self.state / SNAPSHOTS / f"iteration{len(lane.rows):04d}.safetensors", tensors, meta)
 
@@ -173,13 +178,14 @@ class RunFolders:
         the outputs of a job that fails, also those of the seeds that did not, and of a job it repeats),
         they are published again without training, and partial figures find them.
         """
+        self._check_lock()
         resume, actions = self.state / RESUME, self.state / ACTIONS
         if not self.published_before:
             store(actions, lane.log.tensors(), _log_meta(lane))
             store(resume, lane.tensors(), lane.meta())
             self._write_timing(self.timing[-1].wall_seconds)
-            for generation in (CURRENT, PREVIOUS):
-                (self.state / generation).unlink(missing_ok=True)
+            for leftover in (CURRENT, PREVIOUS, attempts.NAME):
+                (self.state / leftover).unlink(missing_ok=True)
         shutil.rmtree(self.results / SNAPSHOTS, ignore_errors=True)
         self.results.mkdir(parents=True, exist_ok=True)
         sources = [actions, resume]
@@ -203,6 +209,7 @@ class RunFolders:
 
     def record_divergence(self, lane: BaseLane, error: DivergedError) -> DivergedError:
         """Leave a record of why `lane` ends here; returns `error` with all that is known, to be raised."""
+        self._check_lock()
         step = lane.agent_step_of(error.gradient_step)
         good = self._good[1] if self._good else None
         record = Divergence(

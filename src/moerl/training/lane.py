@@ -24,7 +24,7 @@ from moerl.atari.lanes import FRAME_SHAPE, Frame
 from moerl.atari.regenerate import LoggedEpisode
 from moerl.replay.priorities import PriorityError, PriorityTable
 from moerl.replay.ring import FrameRing, Indices, Sample
-from moerl.study.specs import STACK_SIZE, IterationEnd, Replay, TrainSpec
+from moerl.study.specs import FRAMES_PER_STEP, STACK_SIZE, IterationEnd, Replay, TrainSpec
 from moerl.training.base_lane import BaseLane, DivergedError, initial_learner, restored_learner
 from moerl.training.evaluation import Played
 from moerl.training.progress import EvaluationRow
@@ -120,6 +120,11 @@ class Lane(BaseLane):
     def progress(self) -> int:
         """See `BaseLane`."""
         return self.frame
+
+    @property
+    def progress_per_iteration(self) -> int:
+        """See `BaseLane`."""
+        return self.spec.schedule.iteration_steps * FRAMES_PER_STEP
 
     def draw(self, rng: np.random.Generator, count: int) -> Sample:
         """See `BaseLane`."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from types import FrameType
 
 from moerl.agents.value import ValueAgent
 from moerl.study.specs import TrainSpec
+from moerl.training.attempts import begin_attempt, forget_attempt
 from moerl.training.base_lane import BaseLane, DivergedError
 from moerl.training.checkpoint import RunFolders
 from moerl.training.evaluation import Evaluator, Played
@@ -25,12 +26,17 @@ from moerl.training.lane import Lane
 from moerl.training.offline import OfflinePack
 from moerl.training.offline_lane import OfflineLane
 from moerl.training.online import Pack
+from moerl.training.run_lock import LEASE_SECONDS
 
 log = logging.getLogger(__name__)
 
 
 class LeftEarlyError(Exception):
     """Training was saved and left before its end (deadline or signal); run it again to go on."""
+
+
+class LeftBySignalError(LeftEarlyError):
+    """It was a signal."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,8 @@ class Options:
     """Leave in time if training takes longer than this."""
     frames_folder: Path | None = None
     """Where offline agents keep the frames of their data; None: in memory."""
+    lease_seconds: float = LEASE_SECONDS
+    """A run that another process holds is waited for: until that has shown no sign of life for so long."""
 
 
 def train(
@@ -67,14 +75,17 @@ def train(
     started = time.monotonic()
     agent = ValueAgent(spec.hyper, spec.network, spec.num_actions)
     with ExitStack() as locks, _Signals() as signals:
-        for folder in runs.values():
-            locks.enter_context(folder.lock())
+        waiting = _Waiting(started, options)
+        for _, folder in sorted(runs.items()):  # two packs that overlap must not wait for each other
+            locks.enter_context(folder.lock(waiting, options.lease_seconds))
         diverged: list[DivergedError] = []
         folders, lanes = _lanes_to_train(spec, runs, iterations, agent, diverged)
         if not lanes:
             _raise_first(diverged)
             return
+        locks.enter_context(_attempt(folders, lanes, iterations, options))
         pack = _pack(spec, rom, lanes, agent, datasets or {}, options.frames_folder)
+        signals.at_once = False
         clock = _Clock(started, options, lanes, [folder.seconds for folder in folders])
         evaluator = Evaluator(spec, rom, agent)
         active = list(range(len(lanes)))
@@ -128,7 +139,8 @@ def train(
                     attempt(i, partial(folders[i].save, lanes[i], clock.seconds(i)))
                 clock.saved()
             if reason and active:
-                raise LeftEarlyError(f"saved and left because {reason}; run it again to go on")
+                left = LeftBySignalError if signals.caught else LeftEarlyError
+                raise left(f"saved and left because {reason}; run it again to go on")
         _raise_first(diverged)
 
 
@@ -168,6 +180,25 @@ def _lanes_to_train(
         folders.append(folder)
         lanes.append(lane)
     return folders, lanes
+
+
+@contextmanager
+def _attempt(
+    folders: Sequence[RunFolders], lanes: Sequence[BaseLane], iterations: int, options: Options
+) -> Iterator[None]:
+    """An attempt with a deadline, on record unless a signal ends it. Raises NoProgressError."""
+    if options.deadline_seconds is None:
+        yield
+        return
+    for folder, lane in zip(folders, lanes, strict=True):
+        target = iterations * lane.progress_per_iteration
+        begin_attempt(folder.state, lane.name(), lane.progress, target, lane.unit, options.deadline_seconds)
+    try:
+        yield
+    except LeftBySignalError:
+        for folder in folders:
+            forget_attempt(folder.state)
+        raise
 
 
 def _raise_first(diverged: Sequence[DivergedError]) -> None:
@@ -212,11 +243,30 @@ class _Clock:
         return done / (time.monotonic() - self._start)
 
 
+class _Waiting:
+    """Waits for the process that holds a run, as long as there is time."""
+
+    def __init__(self, started: float, options: Options) -> None:
+        self._deadline = started + options.deadline_seconds if options.deadline_seconds is not None else None
+        self._said = -60.0
+
+    def __call__(self, held: str) -> None:
+        now = time.monotonic()
+        if self._deadline is not None and now >= self._deadline:
+            raise LeftEarlyError(f"left because its deadline is near: {held}; run it again to go on")
+        if now - self._said >= 60.0:
+            log.info("waiting: %s", held)
+            self._said = now
+        time.sleep(1.0)
+
+
 class _Signals:
     """Turns SIGTERM and SIGUSR1 into a flag that the loop looks at between two rounds."""
 
     def __init__(self) -> None:
         self.caught: str | None = None
+        self.at_once = True
+        """Nothing has been trained yet: there is nothing to save, and replaying can take minutes."""
 
     def __enter__(self) -> _Signals:
         self._old = {s: signal.signal(s, self._catch) for s in (signal.SIGTERM, signal.SIGUSR1)}
@@ -228,3 +278,7 @@ class _Signals:
 
     def _catch(self, number: int, _: FrameType | None) -> None:
         self.caught = f"of {signal.Signals(number).name}"
+        if self.at_once:
+            raise LeftBySignalError(
+                f"left because {self.caught} before training began; run it again to go on"
+            )
