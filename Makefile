@@ -6,6 +6,8 @@
 #   make test     the tests for everyone: all that are not marked `long`
 #   make test-long  those that are: interrupted training, invalidation, the report in Chromium and a real SLURM
 #                 (where these are installed; SLURM needs root). Continuous integration runs both
+#   make chaos    a tiny study disturbed a hundred times in every stage, each time completed to the same bytes (two
+#                 hours; FAULTS=20 for fewer). The long tests have a few of these faults
 #   make lint     style, types and workflow checks
 #   make parity   the tests against the paper-era code, in its own environment (3 GB)
 #   make lock     resolve the environments again: `make lock UPGRADE=--upgrade` for newer versions
@@ -13,6 +15,7 @@
 PYTHON ?= python3
 CORES ?= 2
 UPGRADE ?=
+FAULTS ?= 100
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -22,7 +25,7 @@ SHELL := /bin/bash
 # The packages are installed without compiled modules: Python must be allowed to keep what it compiles.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo smoke test test-long lint parity bench lock clean
+.PHONY: demo smoke test test-long chaos lint parity bench lock clean
 
 VENV := .venv
 ORACLE := .venv-oracle
@@ -55,6 +58,9 @@ test: $(DEV_READY)
 
 test-long: $(DEV_READY)
 	PATH="$(BIN):$$PATH" $(PYTEST) -m "long and not oracle"
+
+chaos: $(DEV_READY)
+	PATH="$(BIN):$$PATH" python tests/chaos/campaign.py --faults $(FAULTS) --report chaos.json
 
 lint: $(DEV_READY)
 	PATH="$(BIN):$$PATH" ruff check
