@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,12 +39,29 @@ with hold(folder, lambda held: time.sleep(0.02), lease) as lock:
 """
 
 
-def holder(folder: Path, diary: Path, tenths: int, lease: float = LEASE) -> subprocess.Popen[bytes]:
-    """A process that holds the run for so many tenths of a second, and keeps a diary."""
-    return subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder), str(lease), str(diary), str(tenths)],
-        start_new_session=True,
-    )
+Holder = Callable[[Path, Path, int], subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def holder() -> Iterator[Holder]:
+    """Starts a process that holds the run for so many tenths of a second, and keeps a diary."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(folder: Path, diary: Path, tenths: int) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", HOLD, str(folder), str(LEASE), str(diary), str(tenths)]
+        started.append(subprocess.Popen(command, start_new_session=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Stop it, and wait until all its threads have: the signal alone does not."""
+    os.kill(process.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED)
 
 
 def wait_for(diary: Path, what: str, timeout: float = 60.0) -> None:
@@ -57,7 +75,7 @@ def give_up(held: str) -> None:
     raise TimeoutError(held)
 
 
-def test_a_holder_is_named_and_a_killed_one_lets_go(tmp_path: Path) -> None:
+def test_a_holder_is_named_and_a_killed_one_lets_go(holder: Holder, tmp_path: Path) -> None:
     first = holder(tmp_path, tmp_path / "diary", 6000)
     wait_for(tmp_path / "diary", "has it")
     with (
@@ -71,7 +89,7 @@ def test_a_holder_is_named_and_a_killed_one_lets_go(tmp_path: Path) -> None:
         lock.check()
 
 
-def test_a_holder_that_works_is_waited_for_longer_than_a_lease(tmp_path: Path) -> None:
+def test_a_holder_that_works_is_waited_for_longer_than_a_lease(holder: Holder, tmp_path: Path) -> None:
     first = holder(tmp_path, tmp_path / "diary", 30)
     wait_for(tmp_path / "diary", "has it")
     waits: list[str] = []
@@ -86,10 +104,10 @@ def test_a_holder_that_works_is_waited_for_longer_than_a_lease(tmp_path: Path) -
     assert waits
 
 
-def test_a_stopped_holder_is_named_replaced_after_a_lease_and_notices(tmp_path: Path) -> None:
+def test_a_stopped_holder_is_named_replaced_after_a_lease_and_notices(holder: Holder, tmp_path: Path) -> None:
     first = holder(tmp_path, tmp_path / "diary", 6000)
     wait_for(tmp_path / "diary", "has it")
-    os.kill(first.pid, signal.SIGSTOP)
+    stop(first)
     with pytest.raises(TimeoutError, match=rf"is stopped \(kill -CONT {first.pid} "), hold(tmp_path, give_up):
         pytest.fail("two have the run")
     began = time.monotonic()
@@ -101,16 +119,15 @@ def test_a_stopped_holder_is_named_replaced_after_a_lease_and_notices(tmp_path: 
     assert (tmp_path / "diary").read_text() == "has it\nlost it\n"
 
 
-def test_of_many_that_wait_for_a_stopped_holder_one_at_a_time_has_the_run(tmp_path: Path) -> None:
+def test_of_many_that_wait_for_a_stopped_holder_one_at_a_time_has_the_run(
+    holder: Holder, tmp_path: Path
+) -> None:
     first = holder(tmp_path, tmp_path / "first", 6000)
     wait_for(tmp_path / "first", "has it")
-    os.kill(first.pid, signal.SIGSTOP)
+    stop(first)
     others = [holder(tmp_path, tmp_path / "diary", 5) for _ in range(4)]
     assert [other.wait(timeout=120) for other in others] == [0, 0, 0, 0]
     assert (tmp_path / "diary").read_text() == "has it\nlets go\n" * 4
-    first.kill()
-    os.kill(first.pid, signal.SIGCONT)
-    first.wait()
 
 
 def test_a_lock_whose_folder_is_gone_is_lost(tmp_path: Path) -> None:
