@@ -2,7 +2,9 @@
 
 The daemons are the distribution's own (Debian: ``slurm-wlm``, ``munge``); nothing is installed here.
 The node advertises more CPUs and memory than the machine has, so that a job's request is never
-what a test waits for, and two fake GPUs. By hand: ``python tests/slurm/cluster.py start|stop``.
+what a test waits for, and two fake GPUs. Jobs of the partition `urgent` preempt those of `main`, at once,
+and those of `graceful`, which are told a minute before. By hand:
+``python tests/slurm/cluster.py start|stop``.
 """
 
 from __future__ import annotations
@@ -49,8 +51,12 @@ AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 GresTypes=gpu
 KillWait=5
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 NodeName={host} NodeAddr=127.0.0.1 CPUs=8 RealMemory=64000 Gres=gpu:2 State=UNKNOWN
-PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
+PartitionName=main Nodes={host} Default=YES PriorityTier=1 MaxTime=INFINITE State=UP
+PartitionName=graceful Nodes={host} PriorityTier=1 GraceTime=60 MaxTime=INFINITE State=UP
+PartitionName=urgent Nodes={host} PriorityTier=2 PreemptMode=OFF MaxTime=INFINITE State=UP
 """
 
 
@@ -82,7 +88,7 @@ def start() -> None:
     _start_munged(STATE / "munge")
     _run("slurmctld")
     _run("slurmd")
-    _wait_until_idle()
+    wait_until_idle()
 
 
 def stop() -> None:
@@ -107,12 +113,29 @@ def _start_munged(folder: Path) -> None:
     _run("munged", *(f"--{option}={folder / name}" for option, name in files.items()))
 
 
-def _wait_until_idle(timeout: float = 60.0) -> None:
+def lose_node() -> None:
+    """The node disappears: its daemon is dead, SLURM is told, and what runs on it goes on."""
+    pid = int((STATE / "slurmd.pid").read_text())
+    os.kill(pid, signal.SIGKILL)
+    name = socket.gethostname().split(".")[0]
+    subprocess.run(
+        ["scontrol", "update", f"nodename={name}", "state=down", "reason=lost"], check=True, timeout=60
+    )
+
+
+def return_node() -> None:
+    """The lost node comes back; what still runs on it of jobs that SLURM took away from it ends now."""
+    _run("slurmd")
+    name = socket.gethostname().split(".")[0]
+    subprocess.run(["scontrol", "update", f"nodename={name}", "state=resume"], check=False, timeout=60)
+
+
+def wait_until_idle(timeout: float = 60.0) -> None:
     """Wait until the node accepts jobs."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         answer = subprocess.run(["sinfo", "-h", "-o", "%T"], capture_output=True, text=True, check=False)
-        if answer.stdout.strip() == "idle":
+        if set(answer.stdout.split()) == {"idle"}:  # a line for each partition
             return
         time.sleep(0.5)
     logs = "\n".join(
