@@ -88,7 +88,7 @@ def start() -> None:
     _start_munged(STATE / "munge")
     _run("slurmctld")
     _run("slurmd")
-    wait_until_idle()
+    _wait_until_idle()
 
 
 def stop() -> None:
@@ -113,24 +113,7 @@ def _start_munged(folder: Path) -> None:
     _run("munged", *(f"--{option}={folder / name}" for option, name in files.items()))
 
 
-def lose_node() -> None:
-    """The node disappears: its daemon is dead, SLURM is told, and what runs on it goes on."""
-    pid = int((STATE / "slurmd.pid").read_text())
-    os.kill(pid, signal.SIGKILL)
-    name = socket.gethostname().split(".")[0]
-    subprocess.run(
-        ["scontrol", "update", f"nodename={name}", "state=down", "reason=lost"], check=True, timeout=60
-    )
-
-
-def return_node() -> None:
-    """The lost node comes back; what still runs on it of jobs that SLURM took away from it ends now."""
-    _run("slurmd")
-    name = socket.gethostname().split(".")[0]
-    subprocess.run(["scontrol", "update", f"nodename={name}", "state=resume"], check=False, timeout=60)
-
-
-def wait_until_idle(timeout: float = 60.0) -> None:
+def _wait_until_idle(timeout: float = 60.0) -> None:
     """Wait until the node accepts jobs."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""What SLURM itself takes away from a job: its node, or its place for somebody more important."""
+"""What SLURM itself takes away from a job: its place, for somebody more important."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import subprocess
 import time
 from pathlib import Path
 
-import cluster
-import psutil
 import pytest
 from slurm_study import ask, create, digests, job_under_way, log, pipeline
 from tiny_project import Project
@@ -70,23 +68,3 @@ def test_a_preempted_job_that_is_told_before_saves_and_goes_on(
         said, trained = finish(running, project, undisturbed)
     assert "saved and left because of SIGTERM" in said
     assert "continues at" in trained
-
-
-def test_a_lost_node_is_survived_even_if_its_job_trains_on(
-    slurm: None, project: Project, undisturbed: Project
-) -> None:
-    with pipeline(project) as running:
-        job = job_under_way(project, running, "train_0")
-        cluster.lose_node()
-        assert [p for p in psutil.process_iter() if trains(p, project)], "the training ended with the daemon"
-        cluster.return_node()
-        start_requeued(job)
-        finish(running, project, undisturbed)
-
-
-def trains(process: psutil.Process, project: Project) -> bool:
-    """Whether a process is a `moerl train` of the project."""
-    try:
-        return "train" in process.cmdline() and process.cwd() == str(project.root)
-    except psutil.Error:
-        return False
