@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -64,13 +65,26 @@ def write_returns(study: Study, run: Run, results: Path) -> pd.DataFrame:
     )
     path = run_dir(results, run) / "returns.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
-    table.to_parquet(path, index=False)
     hours = table["frame"] / 2e6 * (1.4 if "baseline" in run.variant else 1.0 + 0.1 * gains(run.variant))
     timing = table[["iteration", "frame"]].assign(wall_seconds=3600 * hours)
     timing.to_parquet(path.with_name("timing.parquet"), index=False)
-    manifest = {"spec_digest": study.train_spec(run.cell).digest()}
+    manifest = {"spec_digest": study.train_spec(run.cell).digest(), "sha256": {}}
     path.with_name("manifest.json").write_text(json.dumps(manifest))
+    put_table(path, table)
     return table
+
+
+def put_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table of a finished run as if it had been trained so."""
+    table.to_parquet(path, index=False)
+    record(path)
+
+
+def record(path: Path) -> None:
+    """Put the checksum of a run's file into its manifest."""
+    manifest = json.loads(path.with_name("manifest.json").read_bytes())
+    manifest["sha256"][path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.with_name("manifest.json").write_text(json.dumps(manifest))
 
 
 def write_divergence(study: Study, run: Run, state: Path, step: int, iteration: int = 0) -> None:

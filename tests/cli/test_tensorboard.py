@@ -20,6 +20,7 @@ from moerl.study.errors import UserError
 from moerl.study.expansion import Run, Study
 from moerl.study.paths import run_dir, state_dir
 from moerl.study.standing import Standing
+from moerl.training.checkpoint_meta import FORMAT
 from moerl.training.progress import IterationRow, losses_parquet, returns_parquet
 from moerl.training.statefile import store
 
@@ -48,7 +49,11 @@ def checkpoint(standing: Standing, rows: int, name: str = "current.safetensors")
     assert standing.state is not None
     spec = json.loads(standing.study.train_spec(RUN.cell).canonical_json())
     path = state_dir(standing.state, RUN) / RUN.milestone / name
-    store(path, {"w": np.zeros(2)}, {"spec": spec, "rows": [vars(row) for row in ROWS[:rows]]})
+    done = [vars(row) for row in ROWS[:rows]]
+    counts = dict.fromkeys(("seed", "agent_steps", "gradient_steps", "iteration_start", "add_count"), 0)
+    playing = {"iteration_returns": [], "episode_return": 0.0}
+    meta = {"format": FORMAT, "moerl": "1", "spec": spec, "rows": done} | counts | playing
+    store(path, {"w": np.zeros(2)}, meta)
     return path
 
 

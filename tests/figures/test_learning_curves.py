@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from rliable import metrics
-from synthetic_study import write_divergence, write_runs
+from synthetic_study import put_table, write_divergence, write_runs
 
 from moerl.figures import stage
 from moerl.figures.learning import grid, learning_figure
@@ -184,7 +184,7 @@ def test_an_iteration_in_which_no_episode_ended(
         one = (run.game == "Pong") & (returns["iteration"] == 2) & (run.seed == 1)
         returns["episodes"] = returns["episodes"].mask(none | one, 0)
         returns["mean_return"] = returns["mean_return"].mask(none | one)
-        returns.to_parquet(path, index=False)
+        put_table(path, returns)
     rows = table(study, figure, tmp_path)
     rows = rows[(rows["series"] == "Baseline") & rows["panel"].isin(["DQN", "Pong"])].set_index("iteration")
     scores = pd.read_parquet(scores_file(tmp_path, figure)).query(
@@ -214,9 +214,7 @@ def test_curves_without_any_finished_episode(make_study: Callable[..., Study], t
         for run in runs:
             path = run_dir(tmp_path, run) / "returns.parquet"
             if only in (None, run.game):
-                pd.read_parquet(path).assign(episodes=0, mean_return=float("nan")).to_parquet(
-                    path, index=False
-                )
+                put_table(path, pd.read_parquet(path).assign(episodes=0, mean_return=float("nan")))
 
     empty("Pong")
     assert panel_texts(study, "learning", table(study, "learning", tmp_path)) == [
@@ -239,7 +237,7 @@ def test_curves_show_evaluation_returns_where_the_study_says_so(
     )
     for run in write_runs(study, "learning", tmp_path):
         path = run_dir(tmp_path, run) / "returns.parquet"
-        pd.read_parquet(path).assign(mean_return=7.0).to_parquet(path.with_name("evaluations.parquet"))
+        put_table(path.with_name("evaluations.parquet"), pd.read_parquet(path).assign(mean_return=7.0))
     assert table(study, "learning", tmp_path)["value"].tolist() == [7.0, 7.0]
 
 

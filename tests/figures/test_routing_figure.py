@@ -162,7 +162,7 @@ def test_what_cannot_be_shown_is_refused_before_any_job(
 ) -> None:
     settings = {"figures": f"{{routing: {{{choice}}}}}", "short": "2M", "full": "2M", "agents": "rainbow: {}"}
     if variant:
-        read = config.read_yaml
+        read = config.read_entries
 
         def one_series(path: Path) -> dict[str, Any]:
             value = read(path)
@@ -170,7 +170,7 @@ def test_what_cannot_be_shown_is_refused_before_any_job(
                 value["routing"]["series"] = [{"name": "Shown", "variants": ["x-top1-8"]}]
             return value
 
-        monkeypatch.setattr(config, "read_yaml", one_series)
+        monkeypatch.setattr(config, "read_entries", one_series)
         settings["extra"] = f"variants: {{x-top1-8: {variant}}}"
     with pytest.raises(ConfigError, match=said):
         make_study(**settings)

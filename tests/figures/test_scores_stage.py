@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_study import write_divergence, write_runs
+from synthetic_study import put_table, record, write_divergence, write_runs
 
 from moerl.statistics import scores_stage
 from moerl.statistics.readers import read_left_out
@@ -124,7 +125,7 @@ def test_nothing_at_all_is_refused_even_if_partial_is_allowed(study: Study, tmp_
 )
 def test_untrustworthy_returns_are_refused_by_name(study: Study, results: Path, damage, message: str) -> None:
     path = run_dir(results, study.figure_runs(study.figure("fig01"))[0]) / "returns.parquet"
-    damage(pd.read_parquet(path)).to_parquet(path, index=False)
+    put_table(path, damage(pd.read_parquet(path)))
     with pytest.raises(UserError, match=message) as caught:
         scores_stage.run(study, "fig01", results, allow_partial=True)
     assert str(path) in str(caught.value)
@@ -134,9 +135,29 @@ def test_untrustworthy_returns_are_refused_by_name(study: Study, results: Path, 
 def test_a_torn_file_is_refused_by_name(study: Study, results: Path) -> None:
     path = run_dir(results, study.figure_runs(study.figure("fig01"))[0]) / "returns.parquet"
     path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(UserError, match=r"checksum differs from the one in .*manifest\.json") as caught:
+        scores_stage.run(study, "fig01", results)
+    assert str(caught.value).startswith(f"{path}: ")
+    record(path)
     with pytest.raises(UserError, match="not a readable Parquet file") as caught:
         scores_stage.run(study, "fig01", results)
-    assert str(path) in str(caught.value)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_returns_that_were_changed_after_training_are_refused_by_name(study: Study, results: Path) -> None:
+    path = run_dir(results, study.figure_runs(study.figure("fig01"))[0]) / "returns.parquet"
+    table = pd.read_parquet(path)
+    table.assign(mean_return=table["mean_return"] + 1).to_parquet(path, index=False)
+    with pytest.raises(UserError, match=r"was changed after training; delete it") as caught:
+        scores_stage.run(study, "fig01", results)
+    assert str(caught.value).startswith(f"{path}: checksum differs from the one in ")
+    (path.parent / "manifest.json").write_text(json.dumps({"spec_digest": standing_digest(study)}))
+    with pytest.raises(UserError, match="checksum differs"):
+        scores_stage.run(study, "fig01", results)
+
+
+def standing_digest(study: Study) -> str:
+    return study.train_spec(study.figure_runs(study.figure("fig01"))[0].cell).digest()
 
 
 def test_the_same_bytes_again(make_study: Callable[..., Study], tmp_path: Path) -> None:
@@ -162,7 +183,7 @@ def test_a_figure_of_evaluation_returns(make_study: Callable[..., Study], tmp_pa
         folder = run_dir(tmp_path, run)
         returns = pd.read_parquet(folder / "returns.parquet")
         evaluated = returns.assign(mean_return=returns["mean_return"] + 100, episodes=3)
-        evaluated.to_parquet(folder / "evaluations.parquet", index=False)
+        put_table(folder / "evaluations.parquet", evaluated)
     table = scores(study, "fig01", tmp_path)
     expected = pd.read_parquet(run_dir(tmp_path, runs[0]) / "evaluations.parquet")["mean_return"]
     np.testing.assert_array_equal(table["mean_return"][: len(expected)], expected)
@@ -175,7 +196,7 @@ def test_an_iteration_without_an_episode_has_no_score(study: Study, results: Pat
     without = returns["iteration"].isin([0, 7])
     returns["episodes"] = returns["episodes"].mask(without, 0)
     returns["mean_return"] = returns["mean_return"].mask(without)
-    returns.to_parquet(path, index=False)
+    put_table(path, returns)
     table = scores(study, "fig01", results)
     rows = table[(table["variant"] == run.variant) & (table["game"] == "Pong") & (table["seed"] == run.seed)]
     assert rows["mean_return"].isna().tolist() == without.tolist()

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from rliable import metrics
-from synthetic_study import write_divergence, write_returns, write_runs
+from synthetic_study import put_table, write_divergence, write_returns, write_runs
 
 from moerl.analysis.stage import parquet
 from moerl.statistics import scores_stage, table_stage
@@ -297,7 +297,7 @@ def without_episodes(study: Study, figure: str, results: Path, lacks: Callable[[
         last = returns["iteration"] == returns["iteration"].max()
         returns["episodes"] = returns["episodes"].mask(last, 0)
         returns["mean_return"] = returns["mean_return"].mask(last)
-        returns.to_parquet(path, index=False)
+        put_table(path, returns)
 
 
 def test_a_run_without_an_episode_has_no_score_in_the_readout(study: Study, results: Path) -> None:

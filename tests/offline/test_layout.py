@@ -185,7 +185,10 @@ BAD = {
         lambda folder: put(folder, ACTION, 1, np.array([_Trap()] * 30), pickled=True),
         r"action_ckpt\.1\.gz: is of type object, not int32",
     ),
-    "facts": (lambda folder: (folder / "source.json").write_text("{"), r"source\.json: not JSON"),
+    "facts": (
+        lambda folder: (folder / "source.json").write_text("{"),
+        r"source\.json: not the facts of a run",
+    ),
 }
 
 

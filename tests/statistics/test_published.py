@@ -95,7 +95,7 @@ def test_both_formats_hold_the_same(folder: Path) -> None:
     ("text", "problem"),
     [
         ("[", "not a file of published returns"),
-        ("{}", "not a file of published returns .must be a list"),
+        ("{}", "not a file of published returns .*valid array"),
         ('[{"Agent": "DQN", "Iteration": -1, "Value": 1}]', "entry 0: .*needs Agent, Iteration"),
         ('[{"Agent": "DQN", "Iteration": 0, "Value": NaN}]', "entry 0: .*a finite Value"),
         ('[{"Agent": "DQN", "Iteration": 0}]', "entry 0: "),

@@ -361,7 +361,7 @@ def test_damaged_records_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"throughput\.json: not benchmark records"):
         read_records(file)
     (tmp_path / "parameters.json").write_text("{")
-    with pytest.raises(UserError, match=r"parameters\.json: is not JSON"):
+    with pytest.raises(UserError, match=r"parameters\.json: does not hold sizes"):
         Sizes(tmp_path / "parameters.json")
 
 

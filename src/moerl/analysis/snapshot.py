@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from pydantic import BaseModel
 
 from moerl.agents.value import Batch, Learner, Params, ValueAgent
 from moerl.analysis import dormant, features, ntk
@@ -20,7 +22,8 @@ from moerl.analysis.features import Array
 from moerl.analysis.routing import routing_metrics
 from moerl.networks.noisy import SIGMAS
 from moerl.networks.q_network import NetworkOutput
-from moerl.study.specs import Module, TrainSpec
+from moerl.study.errors import one_line
+from moerl.study.specs import Module, NonNegativeInt, TrainSpec
 from moerl.training.statefile import StateError, Tensors, load
 
 VARIANCE_THRESHOLDS = (0.0, 0.001, 0.01)  # published; which one the figure shows is not stated
@@ -53,17 +56,25 @@ def read(path: Path, spec: TrainSpec) -> Snapshot:
     """Read the snapshot at `path` of a run of `spec`.
 
     Raises:
-        StateError: The file is torn, or a snapshot of another spec.
+        StateError: The file is torn, of another spec, or lacks something that a snapshot has.
     """
-    tensors, meta = load(path)
-    if meta.get("spec") != spec.digest():
+    tensors, said = load(path)
+    if said.get("spec") != spec.digest():
         raise StateError(f"{path}: a snapshot of another spec than this run's; train it again")
     size = spec.hyper.batch_size
-    # Drawn uniformly, so without importance weights.
-    drawn = {name: tensors[f"batch/{name}"] for name in DRAWN}
+    try:
+        when = _When.model_validate(said)
+        # Drawn uniformly, so without importance weights.
+        drawn = {name: tensors[f"batch/{name}"] for name in DRAWN}
+        lengths = {len(values) if values.ndim else 0 for values in drawn.values()}
+        if len(lengths) > 1 or not max(lengths) or max(lengths) % size:
+            raise ValueError(f"its transitions are no batches of {size}")
+        _check_parameters(tensors, spec)
+    except (KeyError, ValueError) as error:
+        raise StateError(f"{path}: not a snapshot ({one_line(error)}); train the run again") from error
     return Snapshot(
-        iteration=meta["iteration"],
-        frame=meta["frame"],
+        iteration=when.iteration,
+        frame=when.frame,
         params=_nested(tensors, "params"),
         target_params=_nested(tensors, "target_params"),
         batches=tuple(
@@ -71,6 +82,36 @@ def read(path: Path, spec: TrainSpec) -> Snapshot:
             for start in range(0, len(drawn["action"]), size)
         ),
     )
+
+
+class _When(BaseModel):
+    """The metadata of a snapshot but for the spec."""
+
+    iteration: NonNegativeInt
+    frame: NonNegativeInt
+
+
+def _check_parameters(tensors: Tensors, spec: TrainSpec) -> None:
+    """Raises ValueError unless the parameters are those of the network of `spec`."""
+    for name, (shape, dtype) in _parameters(spec).items():
+        for root in ("params", "target_params"):
+            found = tensors.get(f"{root}/{name}")
+            if found is None or found.shape != shape or found.dtype != dtype:
+                raise ValueError(f"tensor {root}/{name} is missing or has another shape or type")
+    if extra := [n for n in tensors if n.partition("/")[2] not in _parameters(spec) and n[:6] != "batch/"]:
+        raise ValueError(f"the network has no {extra[0]}")
+
+
+@cache
+def _parameters(spec: TrainSpec) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Name → shape and type of every parameter of a network."""
+    agent = ValueAgent(spec.hyper, spec.network, spec.num_actions)
+    learner = jax.eval_shape(agent.init, jax.random.key(0))
+    leaves = jax.tree.leaves_with_path(learner.params)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): (leaf.shape, leaf.dtype)
+        for path, leaf in leaves
+    }
 
 
 def _nested(tensors: Tensors, root: str) -> Params:

@@ -32,8 +32,9 @@ from moerl.archive.contents import (
     write_zip,
 )
 from moerl.archive.dictionary import check_table, dictionary_csv
-from moerl.study.errors import UserError
+from moerl.study.errors import UserError, one_line
 from moerl.study.expansion import Run, Study
+from moerl.study.json_file import RunManifest, parse_json
 from moerl.study.origin import Origin
 from moerl.study.paths import run_dir
 from moerl.study.standing import ARCHIVED, Standing, unfinished
@@ -161,13 +162,14 @@ def _run(study: Study, run: Run, folder: Path) -> dict[str, bytes]:
     found = {}
     path = folder / RUN_MANIFEST
     try:
-        manifest: dict[str, Any] = json.loads(path.read_bytes())
+        manifest = parse_json(dict[str, Any], path.read_bytes())
+        digests = parse_json(RunManifest, path.read_bytes()).sha256 or {}
         manifest = {ARCHIVED: True} | {
             key: manifest[key] for key in (*_KEPT, *(key for key in _KEPT_IF_THERE if key in manifest))
         }
-        digests = dict(manifest["sha256"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not the manifest of a run ({error!r}); train this run again") from error
+    except (OSError, ValueError, KeyError) as error:
+        said = one_line(error)
+        raise UserError(f"{path}: not the manifest of a run ({said}); train this run again") from error
     for name, kind in run_files(study, run).items():
         if kind is None:
             found[name] = to_json(manifest)

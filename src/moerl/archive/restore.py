@@ -11,13 +11,11 @@ import json
 import os
 import shutil
 import stat
+import struct
 import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
-
-from pydantic import ValidationError
 
 from moerl.archive.contents import (
     MANIFEST,
@@ -32,12 +30,15 @@ from moerl.archive.contents import (
     run_files,
 )
 from moerl.archive.dictionary import Kind, check_table
-from moerl.study.errors import UserError
+from moerl.study.errors import FailureError, UserError, one_line
 from moerl.study.expansion import Run, Study
+from moerl.study.json_file import RunManifest, parse_json
 from moerl.study.origin import Origin
 from moerl.study.paths import imported_dir, run_dir
-from moerl.study.standing import ARCHIVED, differences
+from moerl.study.standing import differences
 
+_NO_ZIP = (OSError, zipfile.BadZipFile, RuntimeError, ValueError, LookupError, EOFError, struct.error)
+"""What `zipfile` raises on damaged archives."""
 _MANIFEST_BYTES = 256 * 2**20  # more than the paper's whole study needs
 
 
@@ -68,12 +69,22 @@ def restore(study: Study, results: Path, archive: Path) -> tuple[Manifest, int]:
     Raises:
         UserError: The archive is damaged, unsafe, of another study or of other specs, or a file with other
             content is in its place. Nothing was written then.
+        FailureError: The disk is full, or the folder cannot be written.
     """
     manifest, files = verified(study, archive)
     files = {name: data for name, data in files.items() if is_restored(name)}
     record = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True).encode()
     files[f"{imported_dir(Path())}/{hashlib.sha256(record).hexdigest()[:16]}.json"] = record
-    new = {name: data for name, data in files.items() if not _there(results / name, data)}
+    new = {name: data for name, data in files.items() if not _there(results, name, data)}
+    try:
+        _write(results, new)
+    except OSError as error:
+        raise FailureError(f"{results}: cannot be written ({error.strerror}); import again") from error
+    return manifest, len(new)
+
+
+def _write(results: Path, new: dict[str, bytes]) -> None:
+    """Write files below a folder: first beside their places, then into them, what a run needs before it."""
     results.mkdir(parents=True, exist_ok=True)
     staged = Path(tempfile.mkdtemp(prefix=".import-", dir=results))
     try:
@@ -87,8 +98,7 @@ def restore(study: Study, results: Path, archive: Path) -> tuple[Manifest, int]:
             (results / name).parent.mkdir(parents=True, exist_ok=True)
             (staged / name).rename(results / name)
     finally:
-        shutil.rmtree(staged)
-    return manifest, len(new)
+        shutil.rmtree(staged, ignore_errors=True)
 
 
 def verified(study: Study, archive: Path) -> tuple[Manifest, dict[str, bytes]]:
@@ -104,6 +114,10 @@ def verified(study: Study, archive: Path) -> tuple[Manifest, dict[str, bytes]]:
                     f"{archive}: holds the study {manifest.study!r}; {study.path} is the study {study.name!r}"
                 )
             expected = _Expected.of(study)
+            if (size := sum(listed.bytes for listed in manifest.files.values())) > archive.stat().st_size:
+                raise UserError(
+                    f"{archive}: is smaller than the {size} bytes that {MANIFEST} says its files have"
+                )
             _check_names(archive, study, expected, manifest, set(entries) - {MANIFEST})
             files = {}
             for name, listed in manifest.files.items():
@@ -112,8 +126,8 @@ def verified(study: Study, archive: Path) -> tuple[Manifest, dict[str, bytes]]:
                     raise UserError(
                         f"{archive}: {name}: checksum differs from {MANIFEST}; the file is damaged"
                     )
-    except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise UserError(f"{archive}: not a readable zip archive ({' '.join(str(error).split())})") from error
+    except _NO_ZIP as error:
+        raise UserError(f"{archive}: not a readable zip archive ({one_line(error)})") from error
     for folder, digest in manifest.runs.items():
         _check_run(archive, study, expected.runs[folder], digest, files)
     for name, data in files.items():
@@ -131,7 +145,9 @@ def _entries(archive: Path, opened: zipfile.ZipFile) -> dict[str, zipfile.ZipInf
     for info in opened.infolist():
         name = info.orig_filename
         problem = None
-        if ".." in PurePosixPath(name).parts or name.startswith("/") or "\\" in name or "\0" in name:
+        if not name.isprintable():
+            problem = "is no name of a file"
+        elif ".." in PurePosixPath(name).parts or name.startswith("/") or "\\" in name or "\0" in name:
             problem = "leads out of the results folder"
         elif name in found:
             problem = "is there twice"
@@ -140,7 +156,7 @@ def _entries(archive: Path, opened: zipfile.ZipFile) -> dict[str, zipfile.ZipInf
         elif info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
             problem = "is compressed or encrypted; `moerl export` does neither"
         if problem is not None:
-            raise UserError(f"{archive}: {name!r} {problem}")
+            raise UserError(one_line(f"{archive}: {name!r} {problem}"))
         found[name] = info
     return found
 
@@ -156,11 +172,13 @@ def _bounded(archive: Path, opened: zipfile.ZipFile, info: zipfile.ZipInfo, limi
 
 def _manifest(archive: Path, data: bytes) -> Manifest:
     try:
-        return Manifest.model_validate_json(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{archive}: {MANIFEST}: {where}: {first['msg']}") from error
+        manifest = parse_json(Manifest, data)
+        for name in (*manifest.files, *manifest.runs, *manifest.left_out):
+            if not name.isprintable():
+                raise ValueError(f"{name!r} is no name of a file or run")
+    except ValueError as error:
+        raise UserError(f"{archive}: {MANIFEST}: {one_line(error)}") from error
+    return manifest
 
 
 def _check_names(
@@ -193,17 +211,20 @@ def _check_run(archive: Path, study: Study, run: Run, digest: str, files: dict[s
     """Refuse a run that was trained under another spec, or whose manifest is not that of its tables."""
     where = f"{run_dir(Path(), run).as_posix()}/{RUN_MANIFEST}"
     try:
-        manifest: dict[str, Any] = json.loads(files[where])
-        spec, found, digests = manifest["spec"], manifest["spec_digest"], dict(manifest["sha256"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{archive}: {where}: not the manifest of a run ({error!r})") from error
+        manifest = parse_json(RunManifest, files[where])
+        if manifest.spec is None or manifest.sha256 is None:
+            raise ValueError("lacks the spec or checksums")
+    except ValueError as error:
+        raise UserError(f"{archive}: {where}: not the manifest of a run ({one_line(error)})") from error
+    digests = manifest.sha256
     now = study.train_spec(run.cell)
-    if not found == digest == now.digest():
-        changed = "; ".join(differences(spec, json.loads(now.canonical_json()))) or "the form of the spec"
+    if not manifest.spec_digest == digest == now.digest():
+        then = differences(manifest.spec, json.loads(now.canonical_json()))
+        changed = one_line("; ".join(then) or "the form of the spec")
         raise UserError(
             f"{archive}: {run.name} was trained under another spec than {study.path} has now: {changed}"
         )
-    if manifest.get(ARCHIVED) is not True or manifest.get("seed") != run.seed:
+    if not manifest.archived or manifest.seed != run.seed:
         raise UserError(f"{archive}: {where}: not the manifest of an archived run of seed {run.seed}")
     for name, kind in run_files(study, run).items():
         own = PurePosixPath(name).name
@@ -217,8 +238,16 @@ def _folder(run: Run) -> str:
     return run_dir(Path(), run).as_posix()
 
 
-def _there(path: Path, data: bytes) -> bool:
-    """Whether a file with these bytes is there already. Raises UserError if it is another one."""
+def _there(results: Path, name: str, data: bytes) -> bool:
+    """Whether a file with these bytes is there already.
+
+    Raises UserError if it is another one, or a link on the way leads out of the results folder.
+    """
+    path = results / name
+    for folder in path.relative_to(results).parents:
+        place = results / folder
+        if folder != Path() and (place.is_symlink() or (place.exists() and not place.is_dir())):
+            raise UserError(f"{place}: is a link or a file; results are restored into plain folders")
     if not path.exists() and not path.is_symlink():
         return False
     if path.is_file() and path.read_bytes() == data:

@@ -47,9 +47,27 @@ class ActionLog:
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, npt.NDArray[np.generic]]) -> ActionLog:
-        """Inverse of `tensors`. Raises ValueError if the episodes are longer than the actions."""
-        lengths = [int(n) for n in tensors["episode_lengths"]]
-        actions = bytearray(np.asarray(tensors["actions"], dtype=np.uint8).tobytes())
+        """Inverse of `tensors`; others are ignored.
+
+        Raises ValueError if one is missing or of another type or rank, an episode has no steps, or they are
+        longer than the actions.
+        """
+        found = {}
+        for name, kind in (("actions", np.uint8), ("episode_lengths", np.uint32)):
+            values = tensors.get(name)
+            if values is None or values.dtype != kind or values.ndim != 1:
+                what = "is missing" if values is None else f"is {values.dtype} {list(values.shape)}"
+                raise ValueError(f"the log's {name} {what}; must be {np.dtype(kind)} of one axis")
+            found[name] = values
+        lengths: list[int] = found["episode_lengths"].tolist()
+        actions = bytearray(found["actions"].tobytes())
+        if 0 in lengths:
+            raise ValueError(f"episode {lengths.index(0)} of the log has no steps")
         if sum(lengths) > len(actions):
             raise ValueError(f"episodes take {sum(lengths)} steps, the log has {len(actions)} actions")
         return cls(actions, lengths, sum(lengths))
+
+    def check_actions(self, num_actions: int) -> None:
+        """Raises ValueError if the log has an action that a game with so many does not have."""
+        if self.actions and (largest := max(self.actions)) >= num_actions:
+            raise ValueError(f"the log has the action {largest}, the game actions 0 to {num_actions - 1}")

@@ -9,7 +9,6 @@ import json
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from moerl.offline.episodes import Episode
 from moerl.offline.layout import Layout, side_by_side
 from moerl.offline.recorded import RecordedRun
 from moerl.offline.subset import open_source
+from moerl.study.errors import one_line
 
 PERCENTS = (5, 10, 50, 100)
 _TRANSITION_BYTES = 84 * 84 + 7 + 8  # frame; what else the ring has of it; its number among the states
@@ -34,7 +34,7 @@ class Summary:
     """A dataset in numbers; transitions count padding."""
 
     layout: str
-    run: dict[str, Any] | None
+    run: dict[str, str | int] | None
     """The run it is of, where that is known."""
     checkpoints: int
     transitions: int
@@ -109,7 +109,8 @@ def lines(path: Path, found: Summary) -> list[str]:
     """For people."""
     said = [f"{path}: {found.layout}"]
     if found.run:
-        said.append("run           " + ", ".join(f"{key} {value}" for key, value in found.run.items()))
+        run = one_line(", ".join(f"{key} {value}" for key, value in found.run.items()))
+        said.append(f"run           {run}")
     said += [
         f"checkpoints   {found.checkpoints:,}",
         f"transitions   {found.transitions:,} (padding included)",

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from moerl.study.config import load_study
-from moerl.study.errors import FailureError, UserError
+from moerl.study.errors import FailureError, UserError, one_line
 from moerl.study.expansion import Cell, Run, Study
 from moerl.study.standing import Standing
 
@@ -461,7 +461,7 @@ def main() -> None:
     try:
         cli(standalone_mode=False)
     except click.ClickException as error:
-        print(f"moerl: {' '.join(error.format_message().split())}", file=sys.stderr)
+        print(f"moerl: {one_line(error.format_message())}", file=sys.stderr)
         sys.exit(2)
     except click.Abort:
         sys.exit(130)

@@ -5,7 +5,6 @@ Runs that a figure had to do without are listed by name, and why.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from collections.abc import Iterator
@@ -13,7 +12,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import moerl
-from moerl.study.expansion import Study
+from moerl.statistics.readers import read_left_out
+from moerl.study.expansion import Run, Study
 from moerl.study.paths import (
     TIMING,
     analysis_file,
@@ -60,15 +60,16 @@ def products(study: Study, results: Path) -> Iterator[Path]:
 
 
 def left_out(study: Study, results: Path) -> list[dict[str, str | int]]:
-    """The runs that figures of the study were made without, each once, and why."""
-    found: dict[tuple[str, ...], dict[str, str | int]] = {}
+    """The runs that figures of the study were made without, each once, and why.
+
+    Raises UserError if a list of them cannot be read.
+    """
+    found: dict[tuple[Run, str], None] = {}
     for name in study.usual_figures:
         path = left_out_file(results, name)
         if path.is_file():
-            with path.open(encoding="utf-8", newline="") as file:
-                for row in csv.DictReader(file):
-                    found[tuple(row.values())] = {**row, "seed": int(row["seed"])}
-    return list(found.values())
+            found |= dict.fromkeys(read_left_out(path).items())
+    return [{**asdict(run), "why": why} for run, why in found]
 
 
 def write_manifest(study: Study, results: Path) -> None:

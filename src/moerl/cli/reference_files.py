@@ -11,13 +11,15 @@ import json
 import logging
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from moerl.statistics.published import COLUMNS, read_published, require
-from moerl.study.errors import FailureError, UserError
+from moerl.study.errors import FailureError, UserError, one_line
 from moerl.study.expansion import Study
+from moerl.study.json_file import parse_json
 from moerl.study.long_step import long_step
 from moerl.study.reference import AGENTS, URL, checksums_file, file_name, returns_file, wanted_games
 from moerl.training.statefile import write_atomic
@@ -69,13 +71,20 @@ def fetch(study: Study, results: Path, folder: Path | None = None, url: str = UR
     returns.sort_values(list(COLUMNS[:5])).to_parquet(path, index=False)
 
 
+@dataclass(frozen=True)
+class _Record:
+    """What is read again of `manifest.json`."""
+
+    sha256: dict[str, str]
+
+
 def _checksums(path: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     try:
-        return {str(name): str(digest) for name, digest in json.loads(path.read_bytes())["sha256"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a record of checksums ({error!r})") from error
+        return parse_json(_Record, path.read_bytes()).sha256
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a record of checksums ({one_line(error)})") from error
 
 
 def _download(url: str) -> bytes:

@@ -23,6 +23,7 @@ from moerl.study.expansion import Run
 from moerl.study.paths import run_dir, state_dir
 from moerl.study.standing import Standing, finished_spec
 from moerl.study.status import study_runs
+from moerl.training.checkpoint_meta import OnlineMeta, read_checkpoint_meta
 from moerl.training.statefile import StateError, read_meta, write_atomic
 
 Point = tuple[int, int, str, float]
@@ -126,6 +127,9 @@ def _of_tables(folder: Path, offline: bool) -> list[Point]:
     if offline:
         losses = read_table(folder / "losses.parquet", ("iteration", "gradient_steps"))
         steps = dict(losses.itertuples(index=False, name=None))
+        if lacking := {iteration for iteration, *_ in found} - steps.keys():
+            problem = f"lacks the iteration {min(lacking)}; train this run again"
+            raise UserError(f"{folder / 'losses.parquet'}: {problem}")
         found = [
             (iteration, int(steps[iteration]), tag.replace("training", "evaluation"), value)
             for iteration, _, tag, value in found
@@ -137,22 +141,19 @@ def _of_checkpoint(path: Path, standing: Standing, one: Run) -> list[Point]:
     """The points of the iterations that a checkpoint has finished; none if there is none of this spec."""
     if not path.is_file():
         return []
+    offline = one.milestone == standing.study.offline_milestone
+    spec = json.loads(standing.study.train_spec(one.cell).canonical_json())
     try:
-        meta = read_meta(path)
+        meta = read_checkpoint_meta(str(path), read_meta(path), spec, one.seed, offline)
     except StateError:  # damaged, or replaced at this very moment: training knows what to do, we look again
         return []
-    if meta.get("spec") != json.loads(standing.study.train_spec(one.cell).canonical_json()):
-        return []
-    rows = meta["rows"]
-    offline = one.milestone == standing.study.offline_milestone
-    step, tag = ("gradient_steps", "return/evaluation") if offline else ("frame", "return/training")
-    found = _points(tag, ((r["iteration"], r[step], r["mean_return"]) for r in rows))
-    found += _points("loss/mean", ((r["iteration"], r[step], r["mean_loss"]) for r in rows))
-    evaluations = meta.get("evaluations", ())
-    found += _points(
-        "return/evaluation",
-        ((r["iteration"], r["frame"], r["mean_return"]) for r in evaluations if r["iteration"] < len(rows)),
-    )
+    rows, tag = meta.rows, "return/evaluation" if offline else "return/training"
+    steps = [row.gradient_steps if offline else row.frame for row in rows]
+    found = _points(tag, ((i, steps[i], row.mean_return) for i, row in enumerate(rows)))
+    found += _points("loss/mean", ((i, steps[i], row.mean_loss) for i, row in enumerate(rows)))
+    if isinstance(meta, OnlineMeta):
+        played = [row for row in meta.evaluations or () if row.iteration < len(rows)]
+        found += _points("return/evaluation", ((e.iteration, e.frame, e.mean_return) for e in played))
     return sorted(found)
 
 

@@ -18,7 +18,7 @@ from moerl.figures.scaling import scaling_figure
 from moerl.figures.schematics import schematic
 from moerl.figures.style import paper_style, save
 from moerl.study.captions import scored_games
-from moerl.study.errors import UserError
+from moerl.study.errors import UserError, one_line
 from moerl.study.expansion import Study
 from moerl.study.paths import figure_files, table_files
 from moerl.study.reference import can_stand_in, curves_file
@@ -70,7 +70,10 @@ def run(
 def _read(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise UserError(f"{path}: does not exist; the figure is drawn from it, make the table first")
-    return pd.read_csv(path, dtype=dict.fromkeys(_TEXT, str))
+    try:
+        return pd.read_csv(path, dtype=dict.fromkeys(_TEXT, str))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a readable table ({one_line(error)}); make it again") from error
 
 
 def runs_left_out(table: pd.DataFrame) -> dict[str, str]:

@@ -7,7 +7,7 @@ unpickles nothing; what is wrong with a file is said in one line, with its name.
 from __future__ import annotations
 
 import gzip
-import json
+import math
 import os
 import re
 import zlib
@@ -27,6 +27,9 @@ from moerl.atari.lanes import FRAME_SHAPE
 from moerl.offline.episodes import Episode, Flags, find_episodes
 from moerl.offline.source import DatasetError, Place
 from moerl.replay.ring import FrameRing
+from moerl.study.errors import one_line
+from moerl.study.games import MOST_ACTIONS
+from moerl.study.json_file import parse_json
 from moerl.study.long_step import long_step
 
 OBSERVATION, ACTION, REWARD, TERMINAL = (
@@ -44,7 +47,8 @@ FILES = (*TYPES, ADD_COUNT, INVALID_RANGE)
 """Of every checkpoint."""
 FACTS = "source.json"
 """Beside files that moerl wrote: the run that they are of."""
-MOST_ACTIONS = 18
+MOST_SLOTS = 2**27
+"""Of a checkpoint: far more than any has."""
 ROWS = 256
 """Frames decompressed at a time (2 MB; gzip holds them three times)."""
 _WORKERS = 8
@@ -54,6 +58,7 @@ FETCH = (
     "finished DQN run with `moerl dataset convert`"
 )
 
+_PIECE = 2**22
 _FRAME_BYTES = int(np.prod(FRAME_SHAPE))
 _Result = TypeVar("_Result")
 
@@ -101,23 +106,25 @@ class Layout:
     folder: Path
     checkpoints: int
     """They are numbered from 0."""
-    facts: dict[str, Any] | None
+    facts: dict[str, str | int] | None
     """Of the run that moerl made it of; None: somebody else did."""
 
     @classmethod
     def open(cls, folder: Path) -> Layout:
         """Look at the names of the files; raises DatasetError if one is missing."""
-        found = {
-            int(match[2])
-            for path in folder.iterdir()
-            if (match := re.fullmatch(r"(.*)_ckpt\.(\d+)\.gz", path.name)) and match[1] in FILES
-        }
+        try:
+            names = [path.name for path in folder.iterdir()]
+        except OSError as error:
+            raise DatasetError(f"{folder}: cannot be read ({error.strerror})") from error
+        matches = [re.fullmatch(r"(.*)_ckpt\.([0-9]{1,9})\.gz", name) for name in names]
+        found = {int(match[2]) for match in matches if match and match[1] in FILES}
         if not found:
             raise DatasetError(f"{folder}: has no {file_of(Path(), ACTION, 0)}; {FETCH}")
-        if absent := sorted(set(range(max(found))) - found):
+        absent = next((place for place, number in enumerate(sorted(found)) if number != place), None)
+        if absent is not None:
             raise DatasetError(
-                f"{folder}: checkpoint {absent[0]} is missing, checkpoint {max(found)} is there; {FETCH}, or "
-                f"move the checkpoints after {absent[0]} away"
+                f"{folder}: checkpoint {absent} is missing, checkpoint {max(found)} is there; {FETCH}, or "
+                f"move the checkpoints after {absent} away"
             )
         for checkpoint in sorted(found):
             for name in FILES:
@@ -150,7 +157,7 @@ class Layout:
             )
         add_count = read_array(path := file_of(self.folder, ADD_COUNT, checkpoint), None, 0)
         read_array(file_of(self.folder, INVALID_RANGE, checkpoint), None, 1)
-        if add_count < 1 or not shape[0]:
+        if not (np.isfinite(add_count) and add_count >= 1) or not shape[0]:
             raise DatasetError(f"{path}: no transition was added to this checkpoint; fetch it again")
         columns = Columns(found[ACTION], found[REWARD], found[TERMINAL] != 0, int(add_count))
         used = columns.order  # other slots may hold anything
@@ -251,6 +258,8 @@ def open_array(path: Path) -> Iterator[tuple[tuple[int, ...], np.dtype[Any], gzi
             shape, fortran, dtype = read_header(file)
             if fortran and len(shape) > 1:
                 raise ValueError("in Fortran's order")
+            if any(length < 0 for length in shape) or math.prod(shape) > MOST_SLOTS * _FRAME_BYTES:
+                raise ValueError(f"of shape {list(shape)}")
             yield shape, dtype, file
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: is missing; {FETCH}") from error
@@ -260,8 +269,11 @@ def open_array(path: Path) -> Iterator[tuple[tuple[int, ...], np.dtype[Any], gzi
         raise DatasetError(f"{path}: not a sound gzip file ({error}); fetch it again") from error
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise DatasetError(f"{path}: holds no NumPy array as expected ({error}); fetch it again") from error
+    except DatasetError:
+        raise
+    except (ValueError, TypeError, LookupError, SyntaxError, RecursionError, OverflowError) as error:
+        said = one_line(error)
+        raise DatasetError(f"{path}: holds no NumPy array as expected ({said}); fetch it again") from error
 
 
 def read_array(path: Path, dtype: np.dtype[Any] | None, rank: int) -> npt.NDArray[Any]:
@@ -276,7 +288,9 @@ def read_array(path: Path, dtype: np.dtype[Any] | None, rank: int) -> npt.NDArra
         if dtype is None and found.kind not in "iuf":
             raise DatasetError(f"{path}: is of type {found}, not of numbers; fetch it again")
         _check(path, found, dtype or found, shape, (None,) * rank)
-        data = _take(path, file, found.itemsize * int(np.prod(shape)))
+        if math.prod(shape) > MOST_SLOTS:
+            raise DatasetError(f"{path}: has {math.prod(shape)} values, more than {MOST_SLOTS}")
+        data = _take(path, file, found.itemsize * math.prod(shape))
         _at_end(path, file)
     return np.frombuffer(data, found).reshape(shape)
 
@@ -296,10 +310,13 @@ def _check(
 
 
 def _take(path: Path, file: gzip.GzipFile, size: int) -> bytes:
-    data = file.read(size)
-    if len(data) < size:
-        raise DatasetError(f"{path}: holds fewer values than its header says; fetch it again")
-    return data
+    parts = []
+    while size > 0:  # piece by piece: no memory is set aside for values that are only announced
+        parts.append(file.read(min(size, _PIECE)))
+        if not parts[-1]:
+            raise DatasetError(f"{path}: holds fewer values than its header says; fetch it again")
+        size -= len(parts[-1])
+    return b"".join(parts)
 
 
 def _at_end(path: Path, file: gzip.GzipFile) -> None:
@@ -308,13 +325,11 @@ def _at_end(path: Path, file: gzip.GzipFile) -> None:
         raise DatasetError(f"{path}: holds more values than its header says; fetch it again")
 
 
-def _facts(path: Path) -> dict[str, Any] | None:
+def _facts(path: Path) -> dict[str, str | int] | None:
     if not path.is_file():
         return None
     try:
-        facts = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise DatasetError(f"{path}: not JSON ({error}); convert the run again") from error
-    if not isinstance(facts, dict):
-        raise DatasetError(f"{path}: not a JSON object; convert the run again")
-    return facts
+        return parse_json(dict[str, str | int], path.read_bytes())
+    except (OSError, ValueError) as error:
+        said = one_line(error)
+        raise DatasetError(f"{path}: not the facts of a run ({said}); convert the run again") from error

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import json
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -16,10 +15,10 @@ from functools import cached_property
 from importlib.metadata import version
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
+from ale_py.roms import get_all_rom_ids
+from pydantic import BaseModel
 
 from moerl.atari.action_log import ActionLog
 from moerl.atari.lanes import AtariLanes, Frame
@@ -27,9 +26,11 @@ from moerl.atari.regenerate import LoggedEpisode, regenerate
 from moerl.offline.episodes import PADDING, Episode
 from moerl.offline.source import DatasetError, Place
 from moerl.replay.ring import FrameRing
+from moerl.study.errors import one_line
 from moerl.study.games import Game
+from moerl.study.json_file import RunManifest, parse_json
 from moerl.study.long_step import long_step
-from moerl.study.specs import TrainSpec
+from moerl.study.specs import NonNegativeInt, TrainSpec
 from moerl.training.statefile import StateError, load, read_meta
 
 MANIFEST, ACTIONS, RESUME = "manifest.json", "actions.safetensors", "resume.safetensors"
@@ -51,6 +52,14 @@ Emit = Callable[[int, int, Frame | int, int, int, bool], None]
 """Called with (lane, where it goes, frame or 0, action, unclipped reward, terminal) for each transition."""
 
 
+class Iteration(BaseModel):
+    """What a run's returns are compared with (moerl.training.progress)."""
+
+    iteration: NonNegativeInt
+    episodes: NonNegativeInt
+    mean_return: float | None
+
+
 @dataclass(frozen=True)
 class RecordedRun:
     """A finished run whose episodes are whole games, cut into checkpoints."""
@@ -59,8 +68,7 @@ class RecordedRun:
     spec: TrainSpec
     seed: int
     log: ActionLog
-    rows: list[dict[str, Any]]
-    """Of the run's iterations: `episodes`, `mean_return` and others (moerl.training.progress)."""
+    rows: tuple[Iteration, ...]
     ale_py: str
     per_checkpoint: int
     """Transitions of a checkpoint; the last has what is left."""
@@ -80,13 +88,21 @@ class RecordedRun:
                 "from an archive (`moerl import`) have none"
             )
         try:
-            tensors, facts = load(actions)
-            resume = read_meta(folder / RESUME)
-            log, spec = ActionLog.from_tensors(tensors), TrainSpec.model_validate(facts["spec"])
-            run = cls(folder, spec, facts["seed"], log, resume["rows"], facts["ale_py"], per_checkpoint)
-        except (StateError, ValidationError, KeyError, ValueError) as error:
-            said = " ".join(str(error).split())
-            raise DatasetError(f"{actions}: not a usable action log ({said}); train the run again") from error
+            tensors, said = load(actions)
+            facts = _LogFacts.model_validate(said)
+            resume = _Resume.model_validate(read_meta(folder / RESUME))
+            log, spec = ActionLog.from_tensors(tensors), facts.spec
+            log.check_actions(spec.num_actions)
+            run = cls(folder, spec, facts.seed, log, resume.rows, facts.ale_py, per_checkpoint)
+            if not spec.hyper.offline and sum(r.episodes for r in resume.rows) > len(log.episode_lengths):
+                raise ValueError("it has fewer episodes than the iterations of the run")
+            rom = Game(spec.game, spec.num_actions, None, None, ()).rom
+            if rom not in get_all_rom_ids():
+                raise ValueError(f"{spec.game!r} is no game")
+        except (StateError, ValueError) as error:
+            raise DatasetError(
+                f"{actions}: not a usable action log ({one_line(error)}); train the run again"
+            ) from error
         if spec.hyper.offline:
             raise DatasetError(
                 f"{folder}: its agent, {spec.agent}, learnt from a dataset and played evaluation games only; "
@@ -94,11 +110,11 @@ class RecordedRun:
             )
         with actions.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != manifest["sha256"].get(ACTIONS) or run.seed != manifest["seed"]:
+        if digest != (manifest.sha256 or {}).get(ACTIONS) or run.seed != manifest.seed:
             raise DatasetError(f"{actions}: is not the log that {MANIFEST} names; train the run again")
-        if len(run) and resume["add_count"] != run.length:
+        if len(run) and resume.add_count != run.length:
             raise DatasetError(
-                f"{folder / RESUME}: counts {resume['add_count']} transitions, the action log {run.length}; "
+                f"{folder / RESUME}: counts {resume.add_count} transitions, the action log {run.length}; "
                 "they are not of the same run"
             )
         if spec.hyper.terminal_on_life_loss:
@@ -184,6 +200,8 @@ class RecordedRun:
             hyper.max_episode_steps,
             self.spec.schedule.max_noops,
         )
+        if lanes.num_actions != self.spec.num_actions:
+            raise self.differs(f"{lanes.num_actions} actions to choose from, not {self.spec.num_actions}")
         following = _Following(self, emit, [iter(queue) for queue in queues])
         rounds = range(0, max(map(len, queues), default=0), _TOGETHER)
         try:
@@ -207,14 +225,14 @@ class RecordedRun:
         return LoggedEpisode(stretch.episode, bytes(self.log.actions[first : first + steps]))
 
     def _check_returns(self, returns: dict[int, int]) -> None:
-        ends = list(accumulate((row["episodes"] for row in self.rows), initial=0))
+        ends = list(accumulate((row.episodes for row in self.rows), initial=0))
         for row, (first, last) in zip(self.rows, pairwise(ends), strict=True):
             if first == last or any(episode not in returns for episode in range(first, last)):
                 continue
             mean = float(np.mean([float(returns[episode]) for episode in range(first, last)]))
-            if mean != row["mean_return"]:
+            if mean != row.mean_return:
                 raise self.differs(
-                    f"a mean return of {mean} in iteration {row['iteration']} instead of {row['mean_return']}"
+                    f"a mean return of {mean} in iteration {row.iteration} instead of {row.mean_return}"
                 )
 
     def differs(self, what: str) -> DatasetError:
@@ -282,14 +300,30 @@ def _share(stretches: Sequence[Stretch], lanes: int) -> list[list[Stretch]]:
     return [queue for queue in queues if queue]
 
 
-def _manifest(path: Path) -> dict[str, Any]:
+class _LogFacts(BaseModel):
+    """What stands beside an action log."""
+
+    spec: TrainSpec
+    seed: NonNegativeInt
+    ale_py: str
+
+
+class _Resume(BaseModel):
+    """What a dataset needs of a resume file's metadata."""
+
+    add_count: NonNegativeInt = 0
+    """Of offline runs there is none."""
+    rows: tuple[Iteration, ...]
+
+
+def _manifest(path: Path) -> RunManifest:
     try:
-        manifest = json.loads(path.read_bytes())
-        if not isinstance(manifest["sha256"], dict):
-            raise TypeError("no checksums")
-        manifest["seed"]
+        manifest = parse_json(RunManifest, path.read_bytes())
+        if manifest.sha256 is None or manifest.seed is None:
+            raise ValueError("lacks checksums or the seed")
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: is missing: the run is not finished; train it to a milestone") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{path}: not the manifest of a run ({error}); train it again") from error
-    return manifest  # type: ignore[no-any-return]
+    except (OSError, ValueError) as error:
+        said = one_line(error)
+        raise DatasetError(f"{path}: not the manifest of a run ({said}); train it again") from error
+    return manifest

@@ -129,6 +129,9 @@ class PriorityTable:
     def from_tensors(cls, tensors: dict[str, npt.NDArray[np.float32]]) -> PriorityTable:
         """Inverse of `tensors`. Raises PriorityError if they are not those of a table."""
         leaves, largest = tensors["leaves"], tensors["max"]
+        single = leaves.dtype == largest.dtype == np.float32
+        if not single or (leaves.ndim, largest.ndim) != (1, 0) or not len(leaves):
+            raise PriorityError("not a priority table: leaves or maximum have another type or shape")
         if not (leaves.min() >= 0 and leaves.max() <= largest and 1 <= largest < np.inf):
             raise PriorityError(
                 f"not a priority table: from {leaves.min()} to {leaves.max()}, recorded maximum {largest}"

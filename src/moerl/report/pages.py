@@ -10,7 +10,7 @@ from string import Template
 
 from markdown_it import MarkdownIt
 
-from moerl.study.errors import UserError
+from moerl.study.errors import UserError, one_line
 
 DIGITS = 6
 """Significant digits of numbers with a decimal point; the CSV file has all of them."""
@@ -54,15 +54,15 @@ def write_page(source: Path, page: Path, title: str) -> None:
     """
     try:
         text = source.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{source}: cannot be shown as a page ({error})") from error
-    match source.suffix:
-        case ".md":
-            kind, body = "document", document(text)
-        case ".csv":
-            kind, body = "table", f"<h1>{escape(title)}</h1>\n{table(text)}"
-        case other:
-            raise UserError(f"{source}: cannot be shown as a page: bad suffix {other!r} (allowed: .md, .csv)")
+        match source.suffix:
+            case ".md":
+                kind, body = "document", document(text)
+            case ".csv":
+                kind, body = "table", f"<h1>{escape(title)}</h1>\n{table(text)}"
+            case other:
+                raise ValueError(f"bad suffix {other!r} (allowed: .md, .csv)")
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{source}: cannot be shown as a page: {one_line(error)}") from error
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(_PAGE.substitute(title=escape(title), kind=kind, body=body), encoding="utf-8")
 
@@ -74,8 +74,13 @@ def document(text: str) -> str:
 
 
 def table(text: str) -> str:
-    """A CSV table as HTML; columns without any text in them are flush right."""
+    """A CSV table as HTML; columns without any text in them are flush right.
+
+    Raises ValueError or csv.Error if it is none.
+    """
     header, *rows = list(csv.reader(io.StringIO(text))) or [[]]
+    if any(len(row) != len(header) for row in rows):
+        raise ValueError("rows of unequal length")
     numeric = [all(_number(row[i]) is not None or not row[i] for row in rows) for i in range(len(header))]
 
     def line(tag: str, cells: list[str]) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import platform
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,13 +16,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 import moerl
 from moerl.statistics.readers import read_timing
-from moerl.study.checkout import git_state
-from moerl.study.errors import UserError
+from moerl.study.checkout import GitState, git_state
+from moerl.study.errors import UserError, one_line
 from moerl.study.expansion import Run, Study
+from moerl.study.json_file import parse_json
 from moerl.study.paths import TIMING, provenance_files
-from moerl.study.specs import FRAMES_PER_STEP
+from moerl.study.specs import FRAMES_PER_STEP, NonNegativeInt, PositiveInt
 from moerl.study.standing import Standing, unfinished
 from moerl.study.status import study_runs
 
@@ -94,25 +96,52 @@ def read_origin(study: Study, one: Run, folder: Path) -> Origin:
     """The origin of the finished run in `folder`. Raises UserError if its records are not those of a run."""
     path = folder / "manifest.json"
     try:
-        manifest: dict[str, Any] = json.loads(path.read_bytes())
-        git = manifest.get("git")
-        return Origin(
-            run=one,
-            digest=str(manifest["spec_digest"]),
-            frames=FRAMES_PER_STEP * int(manifest["agent_steps"]),
-            gradient_steps=int(manifest["gradient_steps"]),
-            seconds=float(read_timing(folder / TIMING, study.iterations(one.milestone))[-1]),
-            threads=int(manifest["spec"]["cpu_threads"]),
-            device=str(manifest["device"]),
-            processor=str(manifest.get("processor", UNKNOWN)),
-            commit=described(git) if "git" in manifest else UNKNOWN,
-            software={**manifest["versions"], "python": str(manifest["python"])},
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not the manifest of a run ({error!r}); train this run again") from error
+        manifest = parse_json(_Manifest, path.read_bytes())
+    except (OSError, ValueError) as error:
+        said = one_line(error)
+        raise UserError(f"{path}: not the manifest of a run ({said}); train this run again") from error
+    git = None if manifest.git is None else manifest.git.state()
+    return Origin(
+        run=one,
+        digest=manifest.spec_digest,
+        frames=FRAMES_PER_STEP * manifest.agent_steps,
+        gradient_steps=manifest.gradient_steps,
+        seconds=float(read_timing(folder / TIMING, study.iterations(one.milestone))[-1]),
+        threads=manifest.spec.cpu_threads,
+        device=manifest.device,
+        processor=manifest.processor,
+        commit=described(git) if "git" in manifest.model_fields_set else UNKNOWN,
+        software={**manifest.versions, "python": manifest.python},
+    )
 
 
-def described(git: Mapping[str, Any] | None) -> str:
+class _Spec(BaseModel):
+    cpu_threads: PositiveInt
+
+
+class _Git(BaseModel):
+    commit: str
+    changed: bool
+
+    def state(self) -> GitState:
+        return {"commit": self.commit, "changed": self.changed}
+
+
+class _Manifest(BaseModel):
+    """What provenance is told from, of a run's `manifest.json`."""
+
+    spec_digest: str
+    spec: _Spec
+    agent_steps: NonNegativeInt
+    gradient_steps: NonNegativeInt
+    device: str
+    processor: str = UNKNOWN
+    git: _Git | None = None
+    versions: dict[str, str]
+    python: str
+
+
+def described(git: GitState | None) -> str:
     """The state of a checkout in words."""
     if git is None:
         return "no git checkout"

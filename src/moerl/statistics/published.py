@@ -5,20 +5,24 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import math
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from moerl.study.errors import UserError
+from moerl.study.errors import UserError, one_line
+from moerl.study.json_file import parse_json
 from moerl.study.reference import file_name
 from moerl.study.specs import Encoder
 
 COLUMNS = ("game", "encoder", "agent", "iteration", "run", "mean_return")
 """`agent` is theirs (DQN, Rainbow, …); `run` counts a file's values of one agent and iteration, in the file's
 order, which need not be that of the runs."""
+_ITERATIONS, _LARGEST = 100_000, 1e12  # far beyond any published value
+_CONTENT_BYTES = 2**28  # of an unpacked table; all of the published values take a tenth
 
 
 def source_files(folder: Path, games: Iterable[str], encoder: Encoder) -> list[str]:
@@ -90,16 +94,14 @@ def read_file(path: Path) -> bytes:
 
 def _json(name: str, data: bytes, game: str, encoder: Encoder) -> pd.DataFrame:
     try:
-        entries = json.loads(data)
-        if not isinstance(entries, list):
-            raise ValueError("must be a list of entries")
+        entries = parse_json(list[Any], data)
     except ValueError as error:
-        raise UserError(f"{name}: not a file of published returns ({error})") from error
+        raise UserError(f"{name}: not a file of published returns ({one_line(error)})") from error
     rows = []
     for place, entry in enumerate(entries):
         match entry:
             case {"Agent": str(agent), "Iteration": int(iteration), "Value": int() | float() as value} if (
-                iteration >= 0 and math.isfinite(value)
+                0 <= iteration < _ITERATIONS and abs(value) < _LARGEST
             ):
                 rows.append((game, encoder.value, agent, iteration, float(value)))
             case _:
@@ -112,15 +114,24 @@ def _json(name: str, data: bytes, game: str, encoder: Encoder) -> pd.DataFrame:
 
 def _csv(name: str, data: bytes, games: Iterable[str], encoder: Encoder) -> pd.DataFrame:
     try:
-        table = pd.read_csv(io.BytesIO(gzip.decompress(data) if name.endswith(".gz") else data))[
-            list(COLUMNS)
-        ]
-        finite = np.isfinite(table["mean_return"].to_numpy(dtype=np.float64))
-    except (OSError, EOFError, ValueError, KeyError) as error:
-        problem = " ".join(str(error).split())
+        table = pd.read_csv(io.BytesIO(_unpacked(data) if name.endswith(".gz") else data))[list(COLUMNS)]
+        table = table.astype({"iteration": np.int64, "run": np.int64, "mean_return": np.float64})
+        if table["iteration"].lt(0).any():
+            raise ValueError("an iteration before the first")
+        finite = np.isfinite(table["mean_return"].to_numpy())
+    except (OSError, EOFError, zlib.error, ValueError, TypeError, LookupError, OverflowError) as error:
         raise UserError(
-            f"{name}: not a table of published returns ({problem}); needs {', '.join(COLUMNS)}"
+            f"{name}: not a table of published returns ({one_line(error)}); needs {', '.join(COLUMNS)}"
         ) from error
     if not finite.all():
         raise UserError(f"{name}: line {int(np.argmin(finite)) + 2}: mean_return is not a finite number")
     return table[(table["encoder"] == encoder.value) & table["game"].isin(list(games))]
+
+
+def _unpacked(data: bytes) -> bytes:
+    """The content of a gzip file. Raises ValueError if it is larger than any such table."""
+    with gzip.open(io.BytesIO(data)) as file:
+        content = file.read(_CONTENT_BYTES + 1)
+    if len(content) > _CONTENT_BYTES:
+        raise ValueError(f"more than {_CONTENT_BYTES} bytes")
+    return content

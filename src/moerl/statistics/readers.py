@@ -6,16 +6,21 @@ is skipped silently.
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import io
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow.parquet as pq
 
-from moerl.study.errors import UserError
+from moerl.study.errors import UserError, one_line
 from moerl.study.expansion import Run
 from moerl.study.figures import Over
+from moerl.study.json_file import RunManifest, parse_json
 from moerl.study.origin import Origin
 
 Values = npt.NDArray[np.float64]
@@ -49,6 +54,17 @@ TOKEN_COLUMNS = (
     "dropped",
     "pixels",
 )
+Kind = Literal["integers", "numbers", "text"]
+HOLDS: dict[str, Kind] = {
+    **dict.fromkeys(("iteration", "frame", "episodes", "gradient_steps", "seed", "run"), "integers"),
+    **dict.fromkeys(("state", "token", "expert"), "integers"),
+    **dict.fromkeys(("x", "mean_return", "human_normalised", "mean_loss", "wall_seconds"), "numbers"),
+    **dict.fromkeys(("value", "gate", "top", "bottom", "left", "right"), "numbers"),
+    **dict.fromkeys(("panel", "series", "agent", "variant", "game", "metric", "encoder"), "text"),
+}
+"""What columns must hold, in whatever table; numbers may be absent."""
+MOST_ROWS = 50_000_000
+"""Of a table: ten times what the paper's largest figure needs."""
 LEFT_OUT_COLUMNS = ("agent", "variant", "game", "seed", "milestone", "why")
 
 
@@ -139,25 +155,62 @@ def read_scores(path: Path, over: Over = "frames") -> pd.DataFrame:
 def read_left_out(path: Path) -> dict[Run, str]:
     """The runs that a figure's scores leave out, and why. Raises UserError if the file is not there."""
     try:
-        table = pd.read_csv(path, dtype={"milestone": str})
-        rows = list(table[list(LEFT_OUT_COLUMNS)].itertuples(index=False, name=None))
-    except (OSError, ValueError, KeyError) as error:
-        problem = " ".join(str(error).split())
-        raise UserError(f"{path}: not a list of runs left out ({problem}); make the scores again") from error
-    return {Run(agent, variant, game, seed, label): why for agent, variant, game, seed, label, why in rows}
+        text = path.read_bytes().decode("utf-8")
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+        return {
+            Run(row["agent"], row["variant"], row["game"], int(row["seed"]), row["milestone"]): row["why"]
+            for row in rows
+        }
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        said = one_line(error)
+        raise UserError(f"{path}: not a list of runs left out ({said}); make the scores again") from error
+
+
+def check_recorded(path: Path) -> None:
+    """Refuse a file of a finished run that is not the one its training wrote.
+
+    Raises UserError if the run's manifest, beside it, has no checksum of it or another one.
+    """
+    manifest = path.with_name("manifest.json")
+    try:
+        digests = parse_json(RunManifest, manifest.read_bytes()).sha256 or {}
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be compared with {manifest} ({one_line(error)})") from error
+    if digests.get(path.name) != digest:
+        raise UserError(
+            f"{path}: checksum differs from the one in {manifest}: the file was changed after training; "
+            "delete it, and this run is published again"
+        )
 
 
 def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     """Some columns of a Parquet file. Raises UserError if it cannot be read or one is not there."""
     try:
+        rows = pq.read_metadata(path).num_rows
+        if rows > MOST_ROWS:
+            raise ValueError(f"{rows} rows, more than {MOST_ROWS}")
         table = pd.read_parquet(path)
-    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
-        problem = " ".join(str(error).split())
-        raise UserError(f"{path}: not a readable Parquet file ({problem})") from error
+    except Exception as error:  # of pyarrow and pandas, many kinds
+        raise UserError(f"{path}: not a readable Parquet file ({one_line(error)})") from error
     absent = [column for column in columns if column not in table]
     if absent:
         raise UserError(f"{path}: lacks the column {absent[0]!r} (has: {', '.join(map(str, table.columns))})")
+    for column in columns:
+        if (kind := HOLDS.get(column)) and not _holds(table[column], kind):
+            raise UserError(f"{path}: column {column!r} does not hold {kind} alone")
     return table[list(columns)]
+
+
+def _holds(values: pd.Series[Any], kind: Kind) -> bool:
+    """Whether a column is of a kind; an empty one, or a number that may be absent, is of any."""
+    known = values.dropna()
+    if kind == "integers":
+        return len(known) == len(values) and pd.api.types.is_integer_dtype(values.dtype)
+    if kind == "text":
+        return len(known) == len(values) and all(isinstance(value, str) for value in known.unique())
+    numeric = pd.api.types.is_numeric_dtype(values.dtype) and values.dtype.kind in "iuf"
+    return known.empty or numeric
 
 
 def _read_analysed(path: Path, columns: tuple[str, ...], origin: Origin) -> pd.DataFrame:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from moerl.statistics.normalise import human_normalised
-from moerl.statistics.readers import LEFT_OUT_COLUMNS, read_returns, read_timing
+from moerl.statistics.readers import LEFT_OUT_COLUMNS, check_recorded, read_returns, read_timing
 from moerl.study.errors import UserError
 from moerl.study.expansion import Run, Study
 from moerl.study.figures import FigureSpec
@@ -74,11 +74,11 @@ def run(
     if left_out and not allow_partial:
         problem = unfinished(figure_name, len(folders), left_out)
         raise UserError(f"{problem}; --allow-partial goes on without them")
-    returns = {
-        one: read_returns(folder / RETURNS[figure.score], iterations)
-        for one, folder in folders.items()
-        if folder is not None
-    }
+    returns = {}
+    for one, folder in folders.items():
+        if folder is not None:
+            check_recorded(folder / RETURNS[figure.score])
+            returns[one] = read_returns(folder / RETURNS[figure.score], iterations)
     if figure.over == "hours":
         for one, table in returns.items():
             folder = folders[one]

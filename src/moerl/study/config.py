@@ -35,7 +35,7 @@ from moerl.study.specs import (
     NetworkSpec,
     Tokens,
 )
-from moerl.study.study_file import NAME, StudyFile, read_yaml, validate
+from moerl.study.study_file import NAME, StudyFile, read_entries, read_yaml, validate
 from moerl.study.variants import Variants, study_variants
 
 
@@ -137,7 +137,7 @@ def shared_agents(shared: Path) -> dict[str, AgentSpec]:
 
 def _agents(shared: Path, file: StudyFile, path: Path) -> dict[str, AgentSpec]:
     """The study's agents, and the versions of them: what a study changes in an agent holds for these, too."""
-    defaults = read_yaml(shared)
+    defaults = read_entries(shared)
     for name in file.agents:
         if name not in defaults:
             raise ConfigError(path, f"agents.{name}", one_of(name, defaults, "agent"))
@@ -151,7 +151,7 @@ def _agents(shared: Path, file: StudyFile, path: Path) -> dict[str, AgentSpec]:
 def _merged(
     shared: Path, overrides: Mapping[str, dict[str, Any]], path: Path, wanted: Callable[[str], bool]
 ) -> dict[str, AgentSpec]:
-    defaults = read_yaml(shared)
+    defaults = read_entries(shared)
     agents = {}
     for name, own in defaults.items():
         if not wanted(name):
@@ -184,7 +184,7 @@ def _figures(
     retrains nothing. One that this study cannot resolve (it names a game set or a variant that
     the study does not have) is left out, and so is every other figure that the study does not draw.
     """
-    configured = read_yaml(shared)
+    configured = read_entries(shared)
     for name in file.figures:
         if name not in configured:
             raise ConfigError(path, f"figures.{name}", one_of(name, configured, "figure"))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from moerl.study.errors import UserError
+from moerl.study.errors import UserError, one_line
 from moerl.study.figures import base_agent
-from moerl.study.specs import AgentSpec, NetworkSpec
+from moerl.study.json_file import parse_json
+from moerl.study.specs import AgentSpec, NetworkSpec, PositiveFloat, PositiveInt
 
 Device = Literal["cpu", "gpu"]
 
@@ -26,10 +26,10 @@ class Record:
     device_kind: str
     threads: int
     date: str
-    agent_steps: int
-    gradient_steps: int
-    cpu_seconds: float
-    wall_seconds: float
+    agent_steps: PositiveInt
+    gradient_steps: PositiveInt
+    cpu_seconds: PositiveFloat
+    wall_seconds: PositiveFloat
 
     @property
     def seconds(self) -> float:
@@ -63,12 +63,10 @@ def read_records(file: Path) -> list[Record]:
     """The records of a file; none if there is no file. Raises UserError if it cannot be read."""
     if not file.is_file():
         return []
-    names = Record.__dataclass_fields__
     try:
-        found: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
-        return [Record(**{name: record[name] for name in names}) for record in found]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file}: not benchmark records ({error}); measure again") from error
+        return parse_json(list[Record], file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: not benchmark records ({one_line(error)}); measure again") from error
 
 
 def cost(

@@ -21,7 +21,7 @@ from moerl.study.specs import (
     Evaluation,
     IterationEnd,
 )
-from moerl.study.study_file import Offline, StudyFile, read_yaml
+from moerl.study.study_file import Offline, StudyFile, read_entries
 
 PAPER_FRAMES = {
     Score.TRAINING: {"short": 50_000_000, "full": 200_000_000, "iteration": 1_000_000},
@@ -62,7 +62,7 @@ def deviations(
         games: All games.
         trainable: Agents that can be trained, with the study's overrides.
     """
-    configured = read_yaml(shared)
+    configured = read_entries(shared)
     defaults = {name: trainable[name].model_dump() for name in file.agents}
     changed = {
         name: f"{AGENT_TITLES.get(name, name)}: {', '.join(keys)} changed"

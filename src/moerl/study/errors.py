@@ -5,6 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from pydantic import ValidationError
+
+_LONGEST = 2000
+
 
 class UserError(Exception):
     """Something in the user's input is wrong; ``str(error)`` is one complete line."""
@@ -23,7 +27,21 @@ class ConfigError(UserError):
 
     def __init__(self, file: object, path: str, problem: str) -> None:
         self.file, self.path, self.problem = str(file), path, problem
-        super().__init__(f"{self.file}: {path}: {problem}" if path else f"{self.file}: {problem}")
+        super().__init__(one_line(f"{self.file}: {path}: {problem}" if path else f"{self.file}: {problem}"))
+
+
+def one_line(problem: object) -> str:
+    """An error of any library, or a text from a file, in one printable line that is not too long to read."""
+    if isinstance(problem, ValidationError):
+        first = problem.errors(include_url=False, include_context=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        text = f"{where}: {first['msg']}" if where else first["msg"]
+    elif isinstance(problem, KeyError):
+        text = f"lacks {problem}"
+    else:
+        text = str(problem) or type(problem).__name__
+    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} …"
 
 
 def one_of(value: object, allowed: Iterable[object], what: str) -> str:

@@ -7,13 +7,19 @@ are therefore left out of aggregates (method 2.6, 7.2).
 from __future__ import annotations
 
 import csv
+import io
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from moerl.study.errors import ConfigError
+from moerl.study.errors import ConfigError, one_line
+
+MOST_ACTIONS = 18
+"""Of any Atari game."""
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*")
 
 
 @dataclass(frozen=True)
@@ -41,19 +47,35 @@ class Game:
 def load_games(path: Path) -> dict[str, Game]:
     """Read the table, in file order. Raises ConfigError naming the line that is wrong."""
     games: dict[str, Game] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        for line, row in enumerate(csv.DictReader(file, delimiter="\t"), start=2):
-            try:
-                games[row["game"]] = Game(
-                    name=row["game"],
-                    num_actions=int(row["actions"]),
-                    random=float(row["random"]) if row["random"] else None,
-                    human=float(row["human"]) if row["human"] else None,
-                    sets=tuple(row["sets"].split(",")),
-                )
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise ConfigError(path, f"line {line}", f"not a game row ({error})") from error
+    try:
+        text = io.StringIO(path.read_bytes().decode("utf-8"), newline="")
+        rows = list(csv.DictReader(text, delimiter="\t"))
+    except (OSError, ValueError, csv.Error) as error:
+        raise ConfigError(path, "", f"cannot be read ({one_line(error)})") from error
+    for line, row in enumerate(rows, start=2):
+        try:
+            game = Game(
+                name=row["game"],
+                num_actions=int(row["actions"]),
+                random=_score(row["random"]),
+                human=_score(row["human"]),
+                sets=tuple(row["sets"].split(",")),
+            )
+            if not _NAME.fullmatch(game.name) or game.name in games:
+                raise ValueError(f"bad name {game.name!r}: letters and digits, and every name once")
+            if not 1 <= game.num_actions <= MOST_ACTIONS:
+                raise ValueError(f"{game.num_actions} actions; 1 to {MOST_ACTIONS}")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ConfigError(path, f"line {line}", f"not a game row ({one_line(error)})") from error
+        games[game.name] = game
     return games
+
+
+def _score(text: str) -> float | None:
+    score = float(text) if text else None
+    if score is not None and not math.isfinite(score):
+        raise ValueError(f"{text} is no score")
+    return score
 
 
 def game_sets(games: dict[str, Game]) -> dict[str, tuple[str, ...]]:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from moerl.study.specs import Frozen
+from moerl.study.specs import Frozen, NonNegativeInt, PositiveInt
 
 NAME = "progress.json"
 SILENT_SECONDS = {"starting": 3600.0, "running": 300.0}
@@ -25,17 +25,17 @@ class Beat(Frozen):
 
     phase: Literal["starting", "running", "saved", "failed"]
     """`saved`: left early, to be continued; `failed`: see `reason`."""
-    frames: int | None
+    frames: NonNegativeInt | None
     """Emulated frames so far, offline gradient steps; None while starting."""
     spec: str
     """Digest of what is trained."""
-    target_frames: int
+    target_frames: NonNegativeInt
     """Of the milestone, in the unit of `frames`, as the rate is."""
     frames_per_second: float | None
     """Of this run in this process."""
     time: float
     """Of writing, seconds since 1970."""
-    pid: int
+    pid: PositiveInt
     host: str
     reason: str = ""
 

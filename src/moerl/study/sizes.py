@@ -6,16 +6,16 @@ they are not (method 0.2), so their sizes stand beside Figs 1 and 5.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from moerl.study.closure import closure_digest
-from moerl.study.errors import UserError
+from moerl.study.errors import UserError, one_line
 from moerl.study.expansion import Study
 from moerl.study.figures import FigureSpec
+from moerl.study.json_file import parse_json
 from moerl.study.specs import AgentSpec, HeadInit, NetworkSpec, canonical_json, identity
 
 KNOWN = Path(__file__).parents[3] / "benchmarks" / "results" / "parameters.json"
@@ -50,9 +50,10 @@ class KnownSizes:
     def __init__(self, file: Path) -> None:
         """Raises UserError if the file is there but cannot be read."""
         try:
-            self.known: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
-        except ValueError as error:
-            raise UserError(f"{file}: is not JSON ({error}); count again") from error
+            known = parse_json(dict[str, Size], file.read_bytes()) if file.is_file() else {}
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file}: does not hold sizes ({one_line(error)}); count again") from error
+        self.known: dict[str, Any] = {key: asdict(size) for key, size in known.items()}
 
     def entry(self, agent: AgentSpec, network: NetworkSpec) -> Any:
         """What is known of a size before it is counted, as it stands in the file; None for nothing."""

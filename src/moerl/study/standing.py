@@ -16,9 +16,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from moerl.study.errors import UserError
+from moerl.study.errors import UserError, one_line
 from moerl.study.expansion import Cell, Run, Study
 from moerl.study.figures import FigureSpec
+from moerl.study.json_file import RunManifest, parse_json
 from moerl.study.paths import (
     NOT_ARCHIVED,
     divergence_file,
@@ -100,8 +101,7 @@ def read_divergence(path: Path) -> Divergence | None:
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:
-        problem = " ".join(str(error).split())
-        raise UserError(f"{path}: not a record of a divergence ({problem}); delete it") from error
+        raise UserError(f"{path}: not a record of a divergence ({one_line(error)}); delete it") from error
 
 
 @dataclass(frozen=True)
@@ -139,24 +139,26 @@ class Standing:
         if lacking := [name for name in expected if not (folder / name).is_file()]:
             return f"missing output files: {', '.join(lacking)}"
         try:
-            manifest = json.loads((folder / "manifest.json").read_bytes())
-            digest, then = manifest["spec_digest"], manifest["spec"]
-        except (OSError, ValueError, KeyError, TypeError):
+            manifest = parse_json(RunManifest, (folder / "manifest.json").read_bytes())
+            if manifest.spec is None:
+                raise ValueError("lacks the spec")
+        except (OSError, ValueError):
             return f"{folder / 'manifest.json'} cannot be read"
-        if digest == self.digest(run.cell):
+        if manifest.spec_digest == self.digest(run.cell):
             return None
         now = json.loads(self.study.train_spec(run.cell).canonical_json())
-        return f"params have changed: {'; '.join(differences(then, now)) or 'the form of the spec'}"
+        changed = one_line("; ".join(differences(manifest.spec, now)) or "the form of the spec")
+        return f"params have changed: {changed}"
 
     def archived(self, run: Run) -> bool:
         """Whether the run in the results came from an archive, without what training would go on from."""
         if not self._imported:
             return False
         try:
-            manifest = json.loads((run_dir(self.results, run) / "manifest.json").read_bytes())
+            data = (run_dir(self.results, run) / "manifest.json").read_bytes()
+            return parse_json(RunManifest, data).archived
         except (OSError, ValueError):
             return False
-        return isinstance(manifest, dict) and manifest.get(ARCHIVED) is True
 
     def divergence(self, run: Run) -> Divergence | None:
         """The record of a run that diverged before its milestone; None if it did not, as far as is known."""
@@ -206,10 +208,9 @@ def finished_spec(folder: Path) -> str | None:
     if not (folder / "returns.parquet").is_file():
         return None
     try:
-        digest = json.loads((folder / "manifest.json").read_bytes())["spec_digest"]
-    except (OSError, ValueError, KeyError, TypeError):  # not there, torn, or something else's
+        return parse_json(RunManifest, (folder / "manifest.json").read_bytes()).spec_digest
+    except (OSError, ValueError):  # not there, torn, or something else's
         return None
-    return str(digest)
 
 
 def differences(then: Any, now: Any, where: str = "") -> list[str]:

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -16,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from moerl.study.errors import ConfigError, one_of
+from moerl.study.errors import ConfigError, one_line, one_of
 from moerl.study.figures import (
     FigureOverride,
 )
@@ -31,6 +30,7 @@ from moerl.study.specs import (
     NonNegativeInt,
     PositiveInt,
 )
+from moerl.study.yaml_file import parse_yaml
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _FRAMES = re.compile(r"(\d+)([kM]?)")
@@ -156,17 +156,25 @@ class StudyFile(Frozen):
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Parse a YAML mapping (safe loader). Raises ConfigError if absent, malformed or not a mapping."""
+    """Parse a YAML mapping (`parse_yaml`). Raises ConfigError if absent, malformed or not a mapping."""
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = parse_yaml(path.read_bytes())
     except OSError as error:
         raise ConfigError(path, "", f"cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        problem = " ".join(str(error).split())
-        raise ConfigError(path, "", f"is not valid YAML ({problem})") from error
+    except ValueError as error:
+        raise ConfigError(path, "", f"is not valid YAML ({one_line(error)})") from error
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise ConfigError(path, "", "must be a mapping with text keys")
     return value
+
+
+def read_entries(path: Path) -> dict[str, Any]:
+    """Parse a YAML mapping whose keys become parts of paths and targets. Raises ConfigError (`read_yaml`)."""
+    entries = read_yaml(path)
+    for name in entries:
+        if not NAME.fullmatch(name):
+            raise ConfigError(path, "", f"bad name {name!r}: lower-case letters, digits, '-' and '_' only")
+    return entries
 
 
 def validate(kind: type[_Model], value: Any, file: Path, prefix: str = "") -> _Model:
@@ -198,8 +206,13 @@ def _describe(kind: Any, problem: Any) -> str:
             return one_of(value, allowed, "value")
         case _:
             message = problem["msg"].removeprefix("Value error, ")
-            shown = "" if isinstance(value, dict) else f"bad value {value!r}: "
+            shown = "" if isinstance(value, dict) else f"bad value {_shortened(value)}: "
             return f"{shown}{message[0].lower()}{message[1:]}"
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]} …"
 
 
 def _fields_at(kind: Any, location: tuple[Any, ...]) -> list[str]:

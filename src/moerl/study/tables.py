@@ -14,7 +14,7 @@ from moerl.study.errors import UserError, one_of
 from moerl.study.expansion import Study
 from moerl.study.figures import AGENT_TITLES, ENCODER_TITLES
 from moerl.study.specs import Frozen
-from moerl.study.study_file import read_yaml, validate
+from moerl.study.study_file import read_entries, validate
 
 Value = bool | int | float | str | None
 
@@ -50,12 +50,12 @@ class TableSpec(Frozen):
 def load_tables(study: Study) -> dict[str, TableSpec]:
     """The tables configured beside a study. Raises ConfigError."""
     file = config_dir(study.path) / "tables.yaml"
-    return {name: validate(TableSpec, value, file, name) for name, value in read_yaml(file).items()}
+    return {name: validate(TableSpec, value, file, name) for name, value in read_entries(file).items()}
 
 
 def agent_defaults(study: Study) -> dict[str, dict[str, Any]]:
     """Every agent of `agents.yaml`, before a study changes anything. Raises ConfigError."""
-    return read_yaml(config_dir(study.path) / "agents.yaml")
+    return read_entries(config_dir(study.path) / "agents.yaml")
 
 
 def shown_columns(study: Study, name: str, table: TableSpec) -> tuple[str, ...]:

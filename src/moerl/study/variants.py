@@ -8,7 +8,7 @@ from pathlib import Path
 from moerl.study.errors import ConfigError
 from moerl.study.modules import module_source
 from moerl.study.specs import HIDDEN_UNITS, NetworkSpec
-from moerl.study.study_file import NAME, StudyFile, read_yaml, validate
+from moerl.study.study_file import NAME, StudyFile, read_entries, validate
 
 
 class Variants(Mapping[str, NetworkSpec]):
@@ -72,7 +72,7 @@ def study_variants(shared: Path, file: StudyFile, path: Path) -> Variants:
 
 
 def _shared(shared: Path) -> dict[str, NetworkSpec]:
-    return {name: validate(NetworkSpec, one, shared, name) for name, one in read_yaml(shared).items()}
+    return {name: validate(NetworkSpec, one, shared, name) for name, one in read_entries(shared).items()}
 
 
 def _written_in(shared: Path, specs: Mapping[str, NetworkSpec]) -> Variants:

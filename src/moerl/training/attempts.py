@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from moerl.study.errors import FailureError
+from moerl.study.json_file import parse_json
 from moerl.training.statefile import write_atomic
 
 NAME = "attempts.json"
@@ -50,8 +51,6 @@ def forget_attempt(state: Path) -> None:
 def _read(state: Path) -> list[tuple[int, float]]:
     """Progress and seconds of the attempts on record; a record that cannot be read is none."""
     try:
-        return [
-            (int(progress), float(seconds)) for progress, seconds in json.loads((state / NAME).read_bytes())
-        ]
-    except (OSError, ValueError, TypeError):
+        return parse_json(list[tuple[int, float]], (state / NAME).read_bytes())
+    except (OSError, ValueError):
         return []

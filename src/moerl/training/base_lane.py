@@ -21,13 +21,11 @@ from moerl.atari.action_log import ActionLog
 from moerl.replay.ring import Sample, SamplingError
 from moerl.study.errors import FailureError
 from moerl.study.specs import FRAMES_PER_STEP, TrainSpec
+from moerl.training.checkpoint_meta import FORMAT, CheckpointMeta, ale_version
 from moerl.training.evaluation import Played
 from moerl.training.progress import EvaluationRow, IterationRow
 from moerl.training.rng import Purpose, device_key, stream
 from moerl.training.statefile import StateError, Tensors
-
-FORMAT = 2
-"""Version of the checkpoint layout."""
 
 
 # It runs once per run, and XLA takes longer over it than over an update: compiled with fewer
@@ -65,6 +63,14 @@ def fill_leaves(template: Any, tensors: Tensors) -> Any:
             raise StateError(f"tensor {name!r} is missing or has another shape or type than the network's")
         filled.append(jnp.array(value))
     return jax.tree_util.tree_unflatten(structure, filled)
+
+
+def column(tensors: Tensors, name: str, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """One tensor of a checkpoint. Raises StateError unless it has one axis and this type."""
+    value = tensors.get(name)
+    if value is None or value.dtype != dtype or value.ndim != 1:
+        raise StateError(f"tensor {name!r} is missing or has another shape or type")
+    return value
 
 
 @dataclass
@@ -106,10 +112,13 @@ class BaseLane(ABC):
         seed: int,
         agent: ValueAgent,
         tensors: Tensors,
-        meta: dict[str, Any],
+        meta: CheckpointMeta,
         log: ActionLog,
     ) -> Self:
-        """A lane from its checkpoint; what its batches are drawn from still has to be made again."""
+        """A lane from its checkpoint; what its batches are drawn from still has to be made again.
+
+        Raises StateError or ValueError if tensors, metadata and log do not fit the spec and one another.
+        """
 
     @property
     @abstractmethod
@@ -235,6 +244,7 @@ class BaseLane(ABC):
         return {
             "format": FORMAT,
             "moerl": moerl.__version__,
+            "ale_py": ale_version(),
             "spec": json.loads(self.spec.canonical_json()),
             "seed": self.seed,
             "agent_steps": self.agent_steps,
@@ -243,12 +253,16 @@ class BaseLane(ABC):
             "iteration_start": self.iteration_start,
         }
 
-    def take_over(self, tensors: Tensors, meta: dict[str, Any]) -> None:
-        """Set what `tensors` and `meta` of a checkpoint say of every kind of run, but for the learner."""
-        self.agent_steps, self.gradient_steps = meta["agent_steps"], meta["gradient_steps"]
-        self.rows = [IterationRow(**row) for row in meta["rows"]]
-        self.iteration_start = meta["iteration_start"]
-        self.pending_losses = [float(loss) for loss in tensors["pending_losses"]]
+    def take_over(self, tensors: Tensors, meta: CheckpointMeta) -> None:
+        """Set what `tensors` and `meta` of a checkpoint say of every kind of run, but for the learner.
+
+        Raises ValueError if the log has actions that the game does not have, and StateError.
+        """
+        self.log.check_actions(self.spec.num_actions)
+        self.agent_steps, self.gradient_steps = meta.agent_steps, meta.gradient_steps
+        self.rows = list(meta.rows)
+        self.iteration_start = meta.iteration_start
+        self.pending_losses = [float(loss) for loss in column(tensors, "pending_losses", np.float64)]
 
 
 def restored_learner(agent: ValueAgent, seed: int, tensors: Tensors) -> Learner:

@@ -20,16 +20,26 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter
 
 import moerl
 from moerl.agents.value import ValueAgent
 from moerl.atari.action_log import ActionLog
 from moerl.study.checkout import GitState, git_state, processor
-from moerl.study.specs import FRAMES_PER_STEP, TrainSpec
+from moerl.study.errors import one_line
+from moerl.study.json_file import parse_json
+from moerl.study.specs import FRAMES_PER_STEP, Frozen, NonNegativeFloat, NonNegativeInt, TrainSpec
 from moerl.study.standing import Divergence, read_divergence
 from moerl.training import attempts
-from moerl.training.base_lane import FORMAT, BaseLane, DivergedError
+from moerl.training.base_lane import BaseLane, DivergedError
+from moerl.training.checkpoint_meta import (
+    CheckpointMeta,
+    OtherVersionError,
+    ale_version,
+    read_checkpoint_meta,
+)
 from moerl.training.lane import Lane
 from moerl.training.offline_lane import OfflineLane
 from moerl.training.progress import (
@@ -40,7 +50,7 @@ from moerl.training.progress import (
     timing_parquet,
 )
 from moerl.training.run_lock import LEASE_SECONDS, RunLock, hold
-from moerl.training.statefile import StateError, Tensors, load, store, write_atomic
+from moerl.training.statefile import StateError, load, store, write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -120,30 +130,28 @@ class RunFolders:
 
         Looks at this milestone's state and at every other milestone's state and results; a
         checkpoint beyond `iterations`, of another spec or damaged is passed over, and said so.
+
+        Raises OtherVersionError for a sound checkpoint of this run that another ale-py played or another
+        format keeps: neither is it gone on from, nor is the run silently begun again.
         """
-        kind = OfflineLane if spec.hyper.offline else Lane
-        best: tuple[int, Tensors, dict[str, Any], Path] | None = None
+        best: tuple[BaseLane, Path] | None = None
         for path in self._candidates():
             try:
-                tensors, meta = _read(path)
-                _check(path, meta, spec, seed)
+                lane = restored(path, spec, seed, agent, iterations, best[0].steps if best else -1)
+            except OtherVersionError as error:
+                again = f"{path.parent} if it may be trained again from the start"
+                raise OtherVersionError(f"{error}; or delete {again}") from error
             except StateError as error:
                 log.warning("passed over: %s", error)
                 continue
-            if len(meta["rows"]) > iterations or (len(meta["rows"]) == iterations and not _at_boundary(meta)):
-                continue
-            if best is None or _steps(meta) > best[0]:
-                best = _steps(meta), tensors, meta, path
-        if best is None or best[3] != self.state / RESUME:
+            if lane is not None:
+                best = lane, path
+        if best is None or best[1] != self.state / RESUME:
             (self.state / "manifest.json").unlink(missing_ok=True)  # what was finished here no longer is
         if best is None:
             shutil.rmtree(self.state / SNAPSHOTS, ignore_errors=True)
-            return kind.fresh(spec, seed, agent)
-        _, tensors, meta, path = best
-        logged = ActionLog.from_tensors(
-            {k.removeprefix("log/"): v for k, v in tensors.items() if k[:4] == "log/"}
-        )
-        lane = kind.restore(spec, seed, agent, tensors, meta, logged)
+            return (OfflineLane if spec.hyper.offline else Lane).fresh(spec, seed, agent)
+        lane, path = best
         self._restored_from, self._good = path, (path, lane.steps)
         self._adopt(path.parent, lane)
         log.info("seed %d continues at %d %s (%s)", seed, lane.progress, lane.unit, path)
@@ -158,8 +166,12 @@ class RunFolders:
 
     def _adopt(self, folder: Path, lane: BaseLane) -> None:
         """Take over the snapshots and timing of the folder that the lane was restored from."""
-        seconds, rows = _read_timing(folder)
-        self.timing = [row for row in rows if row.iteration < len(lane.rows)]
+        seconds, known = _read_timing(folder)
+        # What is not on record counts as no time: wall-clock is not worth a run.
+        self.timing = [
+            TimingRow(row.iteration, row.frame, known[i].wall_seconds if i < len(known) else 0.0)
+            for i, row in enumerate(lane.rows)
+        ]
         self.seconds = max([seconds, *(row.wall_seconds for row in self.timing)])
         if folder == self.state:
             return
@@ -251,39 +263,63 @@ class RunFolders:
         write_atomic(self.state / "timing.json", json.dumps({"seconds": seconds, "rows": rows}).encode())
 
 
-def _read(path: Path) -> tuple[Tensors, dict[str, Any]]:
-    """A checkpoint; a published one has its action log in a file beside it."""
-    tensors, meta = load(path)
+def restored(
+    path: Path, spec: TrainSpec, seed: int, agent: ValueAgent, iterations: int, steps: int
+) -> BaseLane | None:
+    """The lane that a checkpoint gives; None if it is beyond `iterations` or not further than `steps`.
+
+    A published checkpoint has its action log in a file beside it. Raises StateError, which names the file.
+    """
+    tensors, said = load(path)
     if path.name == RESUME:
-        logged, _ = load(path.with_name(ACTIONS))
-        tensors |= {f"log/{name}": value for name, value in logged.items()}
-    return tensors, meta
+        logged, facts = load(path.with_name(ACTIONS))
+        said.setdefault("ale_py", facts.get("ale_py"))  # checkpoints once did not say it, action logs did
+    else:
+        logged = {k.removeprefix("log/"): v for k, v in tensors.items() if k.startswith("log/")}
+    wanted = json.loads(spec.canonical_json())
+    meta = read_checkpoint_meta(str(path), said, wanted, seed, spec.hyper.offline)
+    if len(meta.rows) > iterations or (len(meta.rows) == iterations and not _at_boundary(meta)):
+        return None
+    if meta.steps <= steps:
+        return None
+    try:
+        kind = OfflineLane if spec.hyper.offline else Lane
+        return kind.restore(spec, seed, agent, tensors, meta, ActionLog.from_tensors(logged))
+    except (StateError, ValueError) as error:
+        raise StateError(f"{path}: {one_line(error)}") from error
 
 
-def _check(path: Path, meta: dict[str, Any], spec: TrainSpec, seed: int) -> None:
-    if meta.get("format") != FORMAT:
-        raise StateError(f"{path}: checkpoint format {meta.get('format')!r}; this moerl reads {FORMAT}")
-    if meta["spec"] != json.loads(spec.canonical_json()) or meta["seed"] != seed:
-        raise StateError(f"{path}: written under another spec or seed")
+def _at_boundary(meta: CheckpointMeta) -> bool:
+    return meta.steps == meta.iteration_start
 
 
-def _steps(meta: dict[str, Any]) -> int:
-    """Agent steps of a checkpoint, offline gradient steps."""
-    return int(meta["gradient_steps"] if "dataset" in meta["spec"] else meta["agent_steps"])
+class _Timing(Frozen):
+    """What `timing.json` holds."""
 
-
-def _at_boundary(meta: dict[str, Any]) -> bool:
-    return bool(_steps(meta) == meta["iteration_start"])
+    seconds: NonNegativeFloat
+    rows: tuple[tuple[NonNegativeInt, NonNegativeInt, NonNegativeFloat], ...]
 
 
 def _read_timing(folder: Path) -> tuple[float, list[TimingRow]]:
-    """Training seconds of the checkpoint in a folder, and those at its iteration ends."""
-    if (folder / "timing.json").is_file():
-        facts = json.loads((folder / "timing.json").read_text())
-        return facts["seconds"], [TimingRow(*row) for row in facts["rows"]]
-    if (folder / "timing.parquet").is_file():
-        rows = [TimingRow(**row) for row in pq.read_table(folder / "timing.parquet").to_pylist()]
-        return 0.0, rows
+    """Training seconds of the checkpoint in a folder, and those at the ends of its iterations.
+
+    A record that cannot be read is named, and none.
+    """
+    path = folder / "timing.json"
+    try:
+        if path.is_file():
+            timing = parse_json(_Timing, path.read_bytes())
+            return timing.seconds, [TimingRow(*row) for row in timing.rows]
+        if (path := folder / "timing.parquet").is_file():
+            table = pq.read_table(path).to_pylist()
+            rows = TypeAdapter(list[TimingRow]).validate_python(table)
+            return 0.0, rows
+    except (OSError, ValueError, pa.ArrowException) as error:
+        log.warning(
+            "%s: cannot be read (%s): the times of the training before count as 0",
+            path,
+            one_line(error),
+        )
     return 0.0, []
 
 
@@ -310,7 +346,7 @@ def _log_meta(lane: BaseLane) -> dict[str, Any]:
     return {
         "spec": json.loads(lane.spec.canonical_json()),
         "seed": lane.seed,
-        "ale_py": version("ale-py"),
+        "ale_py": ale_version(),
     }
 
 

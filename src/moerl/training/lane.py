@@ -25,7 +25,8 @@ from moerl.atari.regenerate import LoggedEpisode
 from moerl.replay.priorities import PriorityError, PriorityTable
 from moerl.replay.ring import FrameRing, Indices, Sample
 from moerl.study.specs import FRAMES_PER_STEP, STACK_SIZE, IterationEnd, Replay, TrainSpec
-from moerl.training.base_lane import BaseLane, DivergedError, initial_learner, restored_learner
+from moerl.training.base_lane import BaseLane, DivergedError, column, initial_learner, restored_learner
+from moerl.training.checkpoint_meta import CheckpointMeta, OnlineMeta
 from moerl.training.evaluation import Played
 from moerl.training.progress import EvaluationRow
 from moerl.training.rng import Purpose, stream
@@ -206,18 +207,27 @@ class Lane(BaseLane):
         seed: int,
         agent: ValueAgent,
         tensors: Tensors,
-        meta: dict[str, Any],
+        meta: CheckpointMeta,
         log: ActionLog,
     ) -> Self:
         """See `BaseLane`: the replay and the running episode have to be regenerated."""
+        assert isinstance(meta, OnlineMeta)
         ring = FrameRing(spec.hyper.replay_capacity, spec.hyper.n_step, spec.hyper.gamma)
         priorities = _restore_priorities(spec, tensors)
         lane = cls(spec, seed, restored_learner(agent, seed, tensors), ring, priorities, log=log)
         lane.take_over(tensors, meta)
-        lane.episode_adds = [int(count) for count in tensors["episode_adds"]]
-        lane.restored_adds = meta["add_count"]
-        lane.evaluations = [EvaluationRow(**row) for row in meta.get("evaluations", ())]
-        lane.iteration_returns = list(meta["iteration_returns"])
+        lane.episode_adds = column(tensors, "episode_adds", np.int64).tolist()
+        lane.restored_adds = meta.add_count
+        lane.evaluations = list(meta.evaluations or ())
+        lane.iteration_returns = list(meta.iteration_returns)
+        ended = sum(row.episodes for row in lane.rows) + len(lane.iteration_returns)
+        if not len(log.episode_lengths) == len(lane.episode_adds) == ended:
+            raise StateError(
+                f"log has {len(log.episode_lengths)} finished episodes, the checkpoint {ended} and the "
+                f"places of {len(lane.episode_adds)} in the replay"
+            )
+        if [0, *lane.episode_adds, meta.add_count] != sorted([0, *lane.episode_adds, meta.add_count]):
+            raise StateError("the places of the episodes in the replay are not in order of time")
         if len(log.actions) != lane.agent_steps:
             raise StateError(
                 f"log has {len(log.actions)} actions, the checkpoint {lane.agent_steps} agent steps"

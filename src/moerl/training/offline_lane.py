@@ -19,6 +19,7 @@ from moerl.offline.subset import Subset
 from moerl.replay.ring import Sample
 from moerl.study.specs import TrainSpec
 from moerl.training.base_lane import BaseLane, initial_learner, restored_learner
+from moerl.training.checkpoint_meta import CheckpointMeta, OfflineMeta
 from moerl.training.evaluation import Played
 from moerl.training.rng import Purpose, stream
 from moerl.training.statefile import StateError, Tensors
@@ -47,11 +48,12 @@ class OfflineLane(BaseLane):
         seed: int,
         agent: ValueAgent,
         tensors: Tensors,
-        meta: dict[str, Any],
+        meta: CheckpointMeta,
         log: ActionLog,
     ) -> Self:
         """See `BaseLane`; its subset has to be given to it."""
-        lane = cls(spec, seed, restored_learner(agent, seed, tensors), data=meta["data"], log=log)
+        assert isinstance(meta, OfflineMeta)
+        lane = cls(spec, seed, restored_learner(agent, seed, tensors), data=meta.data, log=log)
         lane.take_over(tensors, meta)
         if len(log.episode_lengths) != sum(row.episodes for row in lane.rows):
             raise StateError(f"log has {len(log.episode_lengths)} games, the checkpoint another number")

@@ -16,9 +16,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from moerl.study.errors import FailureError
+from moerl.study.errors import FailureError, one_line
+from moerl.study.json_file import parse_json
 
 NAME = "lock"
 LEASE_SECONDS = 300.0
@@ -27,6 +29,12 @@ RENEWALS_PER_LEASE = 10
 
 class LockLostError(FailureError):
     """Another process took this run over while this one was silent."""
+
+
+@dataclass(frozen=True)
+class _Holder:
+    host: str
+    pid: int
 
 
 class RunLock:
@@ -102,7 +110,7 @@ def _try(path: Path) -> RunLock | None:
         return None
     with suppress(OSError):  # who holds it is for people to read; the disk may be full
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, json.dumps({"host": os.uname().nodename, "pid": os.getpid()}).encode())
+        os.write(descriptor, json.dumps(asdict(_Holder(os.uname().nodename, os.getpid()))).encode())
     return RunLock(path, descriptor)
 
 
@@ -130,10 +138,10 @@ def _sign_of_life(path: Path) -> tuple[int, int] | None:
 def _holder(path: Path) -> str:
     """Who holds the lock, in words."""
     try:
-        facts = json.loads(path.read_bytes())
-        host, pid = str(facts["host"]), int(facts["pid"])
-    except (OSError, ValueError, TypeError, KeyError):
+        holder = parse_json(_Holder, path.read_bytes())
+    except (OSError, ValueError):
         return "another process"
+    host, pid = one_line(holder.host), holder.pid
     stopped = ""
     if host == os.uname().nodename:
         with suppress(OSError, IndexError):

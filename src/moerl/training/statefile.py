@@ -17,13 +17,26 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from moerl.study.errors import FailureError
+from moerl.study.errors import FailureError, one_line
 
 Tensors = dict[str, npt.NDArray[Any]]
 
 
 class StateError(FailureError):
     """A state file is missing, torn, corrupted or not what was expected; one line."""
+
+
+_UNREADABLE = (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError)
+"""What reading damaged bytes raises: NumPy has none of some types of tensors, JSON may be nested too deep."""
+
+
+def _header(metadata: dict[str, str] | None) -> tuple[dict[str, str], dict[str, Any]]:
+    """Digest and metadata text of a file, and the metadata. Raises one of `_UNREADABLE`."""
+    header = json.loads((metadata or {})["moerl"])
+    meta = json.loads(header["meta"])
+    if not isinstance(meta, dict):
+        raise TypeError("its metadata is no mapping")
+    return header, meta
 
 
 def _digest(tensors: Tensors, meta: str) -> str:
@@ -71,28 +84,24 @@ def read_meta(path: Path) -> dict[str, Any]:
     """The metadata of a state file alone, read in no time but not verified. Raises StateError."""
     try:
         with safe_open(path, framework="numpy") as file:
-            header = json.loads((file.metadata() or {})["moerl"])
-        meta: dict[str, Any] = json.loads(header["meta"])
+            return _header(file.metadata())[1]
     except FileNotFoundError as error:
         raise StateError(f"{path}: does not exist") from error
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise StateError(f"{path}: not a readable state file ({error})") from error
-    return meta
+    except _UNREADABLE as error:
+        raise StateError(f"{path}: not a readable state file ({one_line(error)})") from error
 
 
 def load(path: Path) -> tuple[Tensors, dict[str, Any]]:
     """Read and verify a state file. Raises StateError."""
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
+            header, meta = _header(file.metadata())
             tensors: Tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        header = json.loads(metadata["moerl"])
-        meta: dict[str, Any] = json.loads(header["meta"])
         good = header["digest"] == _digest(tensors, header["meta"])
     except FileNotFoundError as error:
         raise StateError(f"{path}: does not exist") from error
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise StateError(f"{path}: not a readable state file ({error})") from error
+    except _UNREADABLE as error:
+        raise StateError(f"{path}: not a readable state file ({one_line(error)})") from error
     if not good:
         raise StateError(f"{path}: checksum mismatch; the file is corrupted")
     return tensors, meta
