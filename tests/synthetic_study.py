@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from moerl.networks.routing import slot_averages, soft_routing, top1_routing
 from moerl.study.config import load_study
 from moerl.study.expansion import Run, Study
 from moerl.study.origin import Origin
-from moerl.study.paths import analysis_file, divergence_file, run_dir, tokens_file
+from moerl.study.paths import analysis_file, divergence_file, figure_files, run_dir, tokens_file
 from moerl.study.specs import Module
 from moerl.study.standing import Divergence
 
@@ -183,3 +184,11 @@ def write_runs(study: Study, figure_name: str, results: Path) -> list[Run]:
             write_analysis(study, run, results)
             write_tokens(study, run, results)
     return runs
+
+
+def svg_text(study: Study, figure: str, results: Path) -> str:
+    """Everything the figure says: the SVG's glyphs are outlines, its comments the text."""
+    source = figure_files(results, figure)[2].read_text(encoding="utf-8")
+    parser = ET.XMLParser(target=ET.TreeBuilder(insert_comments=True))
+    root = ET.fromstring(source, parser)
+    return " ".join(node.text.strip() for node in root.iter(ET.Comment))

@@ -4,13 +4,12 @@ import os
 import shutil
 import subprocess
 import sys
-import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from synthetic_study import load, write_divergence, write_runs
+from synthetic_study import load, svg_text, write_divergence, write_runs
 
 from moerl.figures import stage
 from moerl.figures.analysis_grid import analysis_figure
@@ -46,14 +45,6 @@ def tables(tabled: Path, tmp_path: Path) -> Path:
     """A results folder of one's own with the tables of the usual study and nothing else."""
     shutil.copytree(tabled / "tables", tmp_path / "results" / "tables")
     return tmp_path / "results"
-
-
-def svg_text(study: Study, figure: str, results: Path) -> str:
-    """Everything the figure says: the SVG's glyphs are outlines, its comments the text."""
-    source = figure_files(results, figure)[2].read_text(encoding="utf-8")
-    parser = ET.XMLParser(target=ET.TreeBuilder(insert_comments=True))
-    root = ET.fromstring(source, parser)
-    return " ".join(node.text.strip() for node in root.iter(ET.Comment))
 
 
 @pytest.mark.parametrize("figure", FIGURES)

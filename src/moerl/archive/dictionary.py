@@ -65,6 +65,12 @@ _GAMES_WITHOUT_RUNS = Column(
     "text", "", "games with a human score of which no run is there, with '; ' between"
 )
 _MISSING_RUNS = Column("text", "", "runs that are not in the value, each with why, with '; ' between")
+_MIX = Column(
+    "text",
+    "",
+    "what the figure's runs differ in, and how many have what: versions of packages, device, processor",
+    optional=True,
+)
 _RETURN = "mean undiscounted, unclipped return of the episodes that ended in the iteration"
 
 _RETURNS = {
@@ -174,6 +180,7 @@ COLUMNS: dict[Kind, dict[str, Column]] = {
         "parameters_min": Column("integer", "parameters", f"{_PARAMETERS} fewest actions", optional=True),
         "parameters_max": Column("integer", "parameters", f"{_PARAMETERS} most actions", optional=True),
         "actions": Column("text", "actions", "numbers of actions of these two games", optional=True),
+        "mix": _MIX,
     },
     "curves": {
         "panel": Column("text", "", "panel of the figure, as printed: an agent or a game"),
@@ -198,6 +205,7 @@ COLUMNS: dict[Kind, dict[str, Column]] = {
         "hours": Column(
             "number", "hours", "training time, mean over runs; in figures over hours", optional=True
         ),
+        "mix": _MIX,
     },
     "analysis grid": {
         "game": _GAME,
@@ -215,6 +223,7 @@ COLUMNS: dict[Kind, dict[str, Column]] = {
         "se_high": Column("number", "that of the metric", "mean plus its standard error"),
         "n_seeds": Column("integer", "runs", "runs that the mean is over"),
         "missing_runs": _MISSING_RUNS,
+        "mix": _MIX,
     },
     "routing": {
         "series": _SERIES,
@@ -229,6 +238,7 @@ COLUMNS: dict[Kind, dict[str, Column]] = {
         "dropped": Column("text", "", f"True or False: {_DROPPED}"),
         "pixels": Column("text", "", f"{_PIXELS}, two hexadecimal digits each"),
         "missing_runs": _MISSING_RUNS,
+        "mix": _MIX,
     },
     "hyper-parameters": {
         NAME_COLUMN: Column("text", "", "hyper-parameter, as the paper names it"),

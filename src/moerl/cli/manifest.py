@@ -1,10 +1,12 @@
 """`moerl manifest`: what a study produced, file by file, so that two machines can compare results.
 
-Runs that a figure had to do without are listed by name, and why.
+Runs that a figure had to do without are listed by name, and why, and figures of runs that were not all
+made alike with what these differ in.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 from collections.abc import Iterator
@@ -72,6 +74,19 @@ def left_out(study: Study, results: Path) -> list[dict[str, str | int]]:
     return [{**asdict(run), "why": why} for run, why in found]
 
 
+def mixed(study: Study, results: Path) -> dict[str, str]:
+    """The study's figures of runs that were not all made alike, and what these differ in."""
+    found = {}
+    for name in study.usual_figures:
+        path = table_files(results, name)[0]
+        if path.is_file():
+            with path.open(encoding="utf-8", newline="") as file:
+                first = next(csv.DictReader(file), {})
+            if first.get("mix"):
+                found[name] = first["mix"]
+    return found
+
+
 def write_manifest(study: Study, results: Path) -> None:
     """Write `manifest.json` in `results`: SHA-256 of the study's byte-reproducible files, sorted."""
     digests = {}
@@ -86,6 +101,7 @@ def write_manifest(study: Study, results: Path) -> None:
         "deviations_from_the_paper": asdict(study.deviations),
         "runs": len(study.runs()),
         "left_out": left_out(study, results),
+        "mixed": mixed(study, results),
         "sha256": digests,
     }
     results.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a figure says about itself on its face: a reduced study, missing runs, absent panels."""
+"""What a figure says about itself on its face: a reduced study, missing or mixed runs, absent panels."""
 
 from __future__ import annotations
 
@@ -74,10 +74,11 @@ def finish(
     partial: str | None,
     games: str | None = None,
     published: str | None = None,
+    mixed: str | None = None,
 ) -> None:
     """Write the notes below everything else, on space added for them, and lay the figure out."""
     width, height = figure.get_size_inches()
-    blocks = [(partial, WARNING), (published, MUTED), (games, MUTED), (reduced, MUTED)]
+    blocks = [(partial, WARNING), (mixed, WARNING), (published, MUTED), (games, MUTED), (reduced, MUTED)]
     lines = [(line, colour) for text, colour in blocks if text for line in wrap(text, width - 2 * _MARGIN)]
     foot = _MARGIN + len(lines) * _LINE if lines else 0.0
     figure.set_size_inches(width, height + foot)

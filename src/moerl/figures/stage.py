@@ -23,7 +23,7 @@ from moerl.study.expansion import Study
 from moerl.study.paths import figure_files, table_files
 from moerl.study.reference import can_stand_in, curves_file
 
-_TEXT = ("missing_runs", "games_left_out", "games_without_runs", "n_seeds", "actions", "pixels")
+_TEXT = ("missing_runs", "games_left_out", "games_without_runs", "n_seeds", "actions", "pixels", "mix")
 
 
 def run(
@@ -63,7 +63,7 @@ def run(
                 figure = routing_figure(table, spec)
         note = published_note(spec) if published is not None else None
         games = scored_games(study, figure_name)
-        finish(figure, reduced_note(study, figure_name), partial, games, note)
+        finish(figure, reduced_note(study, figure_name), partial, games, note, mixed_runs(table))
         save(figure, figure_files(results, figure_name))
 
 
@@ -84,6 +84,11 @@ def runs_left_out(table: pd.DataFrame) -> dict[str, str]:
             run, _, why = named.removesuffix(")").partition(" (")
             found.setdefault(run, why)
     return found
+
+
+def mixed_runs(table: pd.DataFrame) -> str | None:
+    """What the runs of a figure differ in, in one sentence, as its table says; None if in nothing."""
+    return f"{table['mix'].iloc[0]}." if "mix" in table else None
 
 
 def fewer_games(table: pd.DataFrame) -> list[str]:

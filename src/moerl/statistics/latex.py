@@ -188,7 +188,7 @@ def _span(columns: int, text: str) -> str:
 
 
 def _remarks(table: pd.DataFrame, columns: int) -> list[str]:
-    """What the numbers leave out, as rows below the table."""
+    """What the numbers leave out or mix, as rows below the table."""
     left_out = _names(table, "games_left_out")
     without = [name for name in left_out if name.endswith(NO_EPISODE)]
     told = [
@@ -202,7 +202,10 @@ def _remarks(table: pd.DataFrame, columns: int) -> list[str]:
     runs = _names(table, "missing_runs")
     more = [f"and {len(runs) - NAMED_RUNS} more, named in the CSV file"] if len(runs) > NAMED_RUNS else []
     told.append((f"Partial: {len(runs)} runs left out", runs[:NAMED_RUNS] + more))
-    return [_span(columns, escape(f"{title}: {', '.join(names)}.")) for title, names in told if names]
+    remarks = [f"{title}: {', '.join(names)}." for title, names in told if names]
+    if "mix" in table:
+        remarks.append(f"{table['mix'].iloc[0]}.")
+    return [_span(columns, escape(remark)) for remark in remarks]
 
 
 def _names(table: pd.DataFrame, column: str) -> list[str]:

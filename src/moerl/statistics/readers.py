@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,10 +19,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from moerl.study.errors import UserError, one_line
-from moerl.study.expansion import Run
+from moerl.study.expansion import Cell, Run
 from moerl.study.figures import Over
 from moerl.study.json_file import RunManifest, parse_json
-from moerl.study.origin import Origin
+from moerl.study.origin import Origin, check_origins
 
 Values = npt.NDArray[np.float64]
 
@@ -65,6 +66,8 @@ HOLDS: dict[str, Kind] = {
 """What columns must hold, in whatever table; numbers may be absent."""
 MOST_ROWS = 50_000_000
 """Of a table: ten times what the paper's largest figure needs."""
+MIX = b"moerl.mix"
+"""In the metadata of scores whose runs were not all made alike: what they differ in, in words."""
 LEFT_OUT_COLUMNS = ("agent", "variant", "game", "seed", "milestone", "why")
 
 
@@ -144,12 +147,23 @@ def read_tokens(path: Path, snapshot: int | None, state: int, origin: Origin) ->
     return chosen.reset_index(drop=True)
 
 
-def read_scores(path: Path, over: Over = "frames") -> pd.DataFrame:
-    """One figure's tidy scores, as the stage `scores` wrote them: with wall-clock, if it is over hours.
+def read_scores(
+    path: Path, origins: Mapping[Cell, Origin], over: Over = "frames"
+) -> tuple[pd.DataFrame, str | None]:
+    """One figure's tidy scores, as the stage `scores` wrote them, and what their runs differ in, in words.
 
-    Raises UserError if they are not there.
+    Args:
+        path: The file.
+        origins: The training that each cell is now.
+        over: Over hours, the scores have wall-clock.
+
+    Raises:
+        UserError: They are not there, or the training of a cell is not that of now.
     """
-    return read_table(path, (*SCORE_COLUMNS, "wall_seconds") if over == "hours" else SCORE_COLUMNS)
+    table = read_table(path, (*SCORE_COLUMNS, "wall_seconds") if over == "hours" else SCORE_COLUMNS)
+    metadata = pq.read_schema(path).metadata or {}
+    check_origins(str(path), metadata, origins, "make the scores again")
+    return table, metadata[MIX].decode() if MIX in metadata else None
 
 
 def read_left_out(path: Path) -> dict[Run, str]:

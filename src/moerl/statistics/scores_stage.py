@@ -2,26 +2,35 @@
 
 A run that two series share appears once for each. The returns are those of training or of evaluation
 (the figure's `score`); an iteration in which no training episode ended has none, and NaN here. A figure
-over hours also has the wall-clock of its runs. Beside the scores, a file names the runs that are left out.
+over hours also has the wall-clock of its runs. The file's metadata say of which training each cell is, and
+what the runs differ in if not all were made alike. Beside the scores, a file names the runs left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from moerl.statistics.mixes import described_mix
 from moerl.statistics.normalise import human_normalised
-from moerl.statistics.readers import LEFT_OUT_COLUMNS, check_recorded, read_returns, read_timing
+from moerl.statistics.readers import LEFT_OUT_COLUMNS, MIX, check_recorded, read_returns, read_timing
 from moerl.study.errors import UserError
-from moerl.study.expansion import Run, Study
+from moerl.study.expansion import Cell, Run, Study
 from moerl.study.figures import FigureSpec
 from moerl.study.games import Game
+from moerl.study.origin import Origin, origins_metadata
 from moerl.study.paths import RETURNS, TIMING, left_out_file, scores_file
 from moerl.study.standing import Standing, unfinished
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -95,10 +104,25 @@ def run(
     )
     path = scores_file(results, figure_name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    scores.to_parquet(path, index=False)
+    mix = described_mix(
+        json.loads((folder / "manifest.json").read_bytes())  # whose run is finished: it can be read
+        for folder in folders.values()
+        if folder is not None
+    )
+    if mix is not None:
+        log.warning("%s: %s", figure_name, mix)
+    _store(path, scores, {run.cell: Origin.of(study, run) for run in returns}, mix)
     rows = [(r.agent, r.variant, r.game, r.seed, r.milestone, why) for r, why in left_out.items()]
     named = pd.DataFrame(rows, columns=list(LEFT_OUT_COLUMNS))
     named.to_csv(left_out_file(results, figure_name), index=False, lineterminator="\n")
+
+
+def _store(path: Path, scores: pd.DataFrame, origins: Mapping[Cell, Origin], mix: str | None) -> None:
+    table = pa.Table.from_pandas(scores, preserve_index=False)
+    metadata = (table.schema.metadata or {}) | origins_metadata(origins)
+    # Runs that were made alike leave no trace of how: equal scores are equal bytes on every machine.
+    metadata |= {} if mix is None else {MIX: mix.encode()}
+    pq.write_table(table.replace_schema_metadata(metadata), path)
 
 
 def _score(shown: Shown, returns: pd.DataFrame, game: Game, kind_of_x: str) -> pd.DataFrame:

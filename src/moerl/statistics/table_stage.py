@@ -45,6 +45,8 @@ def run(
 ) -> None:
     """Write `tables/<figure>.csv` and `.tex` from the scores and, for analyses, the analysis or token files.
 
+    If the runs were not all made alike, both say in what these differ: the CSV in a column `mix`.
+
     Args:
         study: The study.
         figure_name: One of its figures.
@@ -53,15 +55,19 @@ def run(
         sizes: Counts the parameters of networks, for figures that tell them; None: they are not told.
 
     Raises:
-        UserError: A run is left out (unless `allow_partial`), or there is nothing to aggregate.
+        UserError: A run is left out (unless `allow_partial`), there is nothing to aggregate, or the scores or
+            analyses are of other training than the study's.
     """
     figure = study.data_figure(figure_name)
-    scores = read_scores(scores_file(results, figure_name), figure.over)
+    origins = {run.cell: Origin.of(study, run) for run in study.figure_runs(figure)}
+    scores, mix = read_scores(scores_file(results, figure_name), origins, figure.over)
     left_out = read_left_out(left_out_file(results, figure_name))
     build = {"bars": _bars, "curves": _curves, "analysis": _analysis, "routing": _routing}[figure.kind]
     table = build(study, figure, scores, left_out, results)
     if figure.parameters and sizes is not None:
         table = _with_parameters(table, study, figure, sizes)
+    if mix is not None:
+        table = table.assign(mix=mix)
     lacking = table.loc[table["missing_runs"] != "", "missing_runs"]
     if len(lacking) and not allow_partial:
         first = lacking.iloc[0].split("; ")[0]
