@@ -139,7 +139,7 @@ def test_hours_are_those_of_the_first_seeds_runs(make_study: MakeStudy, tmp_path
     assert run_dir(tmp_path, runs[0]) / "returns.parquet" in listed
     timing = run_dir(tmp_path, runs[0]) / "timing.parquet"
     pd.read_parquet(timing).assign(wall_seconds=[2.0, 1.0, 3.0]).to_parquet(timing)
-    with pytest.raises(UserError, match="wall_seconds must not decrease"):
+    with pytest.raises(UserError, match="wall_seconds must be finite and not decrease"):
         scores_stage.run(study, "fig19", tmp_path)
 
 

@@ -37,12 +37,13 @@ class Estimate:
 
 
 def iqm(scores: npt.ArrayLike) -> float:
-    """Interquartile mean over all scores, of whatever shape, as rliable computes it.
+    """Interquartile mean over all scores, of whatever shape, as rliable computes it; of equal scores theirs.
 
     Raises:
         ValueError: There are no scores, or one of them is not finite.
     """
-    return float(metrics.aggregate_iqm(_checked(np.asarray(scores, dtype=np.float64))))
+    checked = _checked(np.asarray(scores, dtype=np.float64))
+    return float(np.clip(metrics.aggregate_iqm(checked), checked.min(), checked.max()))
 
 
 def trimmed_mean(scores: Scores) -> Scores:
@@ -50,7 +51,12 @@ def trimmed_mean(scores: Scores) -> Scores:
     n = scores.shape[-1]
     cut = int(TRIM * n)
     middle = np.partition(scores, (cut, n - cut - 1), axis=-1)[..., cut : n - cut]
-    means: Scores = middle.mean(axis=-1)
+    return mean(middle)
+
+
+def mean(values: Scores) -> Scores:
+    """The mean over the last axis, which never rounds to beyond the least or the greatest value."""
+    means: Scores = np.clip(values.mean(axis=-1), values.min(axis=-1), values.max(axis=-1))
     return means
 
 
@@ -116,10 +122,10 @@ def mean_estimate(
         ValueError: No score, or one that is not finite.
     """
     ordered = np.sort(_checked(scores))
-    means = ordered[draw_indices(generator, [len(ordered)], repetitions)].mean(axis=-1)
+    means = mean(ordered[draw_indices(generator, [len(ordered)], repetitions)])
     tail = 100 * (1 - LEVEL) / 2
     low, high = np.percentile(means, [tail, 100 - tail])
-    return Estimate(float(ordered.mean()), float(low), float(high))
+    return Estimate(float(mean(ordered)), float(low), float(high))
 
 
 def _flat(strata: Sequence[Scores]) -> Scores:
@@ -133,4 +139,4 @@ def _checked(scores: Scores) -> Scores:
         raise ValueError("a game has no scores; leave it out and say so")
     if not np.isfinite(scores).all():
         raise ValueError("a score is NaN or infinite; a diverged run must not be averaged in")
-    return scores
+    return scores + 0.0  # -0.0 becomes 0.0: which of the two comes first must not matter

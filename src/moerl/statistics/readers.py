@@ -87,6 +87,8 @@ def read_returns(path: Path, iterations: int) -> pd.DataFrame:
             f"{path}: expected iterations 0 to {iterations - 1}, found {len(found)} rows"
             f"{f' ending at {found[-1]}' if len(found) else ''}; train this run again"
         )
+    if (table["episodes"] < 0).any():
+        raise UserError(f"{path}: episodes must be counts; this is not a record of training")
     played = table[table["episodes"] > 0]
     _refuse_non_finite(path, played["iteration"], played["mean_return"], "mean_return")
     return table.assign(mean_return=table["mean_return"].where(table["episodes"] > 0))
@@ -102,8 +104,10 @@ def read_timing(path: Path, iterations: int) -> Values:
     if not np.array_equal(table["iteration"].to_numpy(), np.arange(iterations)):
         raise UserError(f"{path}: expected iterations 0 to {iterations - 1}; train this run again")
     seconds: Values = table["wall_seconds"].to_numpy(dtype=np.float64)
-    if not (np.diff(seconds, prepend=0.0) >= 0).all():
-        raise UserError(f"{path}: wall_seconds must not decrease; this is not a record of training")
+    if not (np.isfinite(seconds).all() and (np.diff(seconds, prepend=0.0) >= 0).all()):
+        raise UserError(
+            f"{path}: wall_seconds must be finite and not decrease; this is not a record of training"
+        )
     return seconds
 
 
@@ -158,9 +162,12 @@ def read_scores(
         over: Over hours, the scores have wall-clock.
 
     Raises:
-        UserError: They are not there, or the training of a cell is not that of now.
+        UserError: They are not there, one is infinite, or the training of a cell is not that of now.
     """
     table = read_table(path, (*SCORE_COLUMNS, "wall_seconds") if over == "hours" else SCORE_COLUMNS)
+    for name in ("mean_return", "human_normalised"):  # NaN: no episode ended, or there is no human score
+        there = table[table[name].notna()]
+        _refuse_non_finite(path, there["iteration"], there[name], name)
     metadata = pq.read_schema(path).metadata or {}
     check_origins(str(path), metadata, origins, "make the scores again")
     return table, metadata[MIX].decode() if MIX in metadata else None

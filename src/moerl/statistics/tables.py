@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from moerl.statistics.iqm import BAR_REPETITIONS, CURVE_REPETITIONS, Scores, iqm_estimate, mean_estimate
+from moerl.statistics.iqm import BAR_REPETITIONS, CURVE_REPETITIONS, Scores, iqm_estimate, mean, mean_estimate
 from moerl.statistics.readers import TOKEN_COLUMNS
 from moerl.study.errors import UserError
 from moerl.study.figures import NO_EPISODE, Measure, Over
@@ -111,10 +111,17 @@ def bar_row(scores: pd.DataFrame, window: tuple[int, int]) -> dict[str, Any]:
     Args:
         scores: Rows of `scores/<figure>.parquet` of one (panel, series, x); may be empty.
         window: First and last iteration that are averaged per run before aggregating.
+
+    Raises ValueError if a score is infinite.
     """
     first, last = window
+    columns = ["human_normalised", "mean_return"]
     read = scores[scores["iteration"].between(first, last)]
-    per_run = read.groupby(["game", "seed"], sort=True)[["human_normalised", "mean_return"]].mean()
+    if np.isinf(read[columns].to_numpy(dtype=np.float64)).any():  # two of them may add up to NaN
+        raise ValueError("a score is infinite; a diverged run must not be averaged in")
+    runs = read.groupby(["game", "seed"], sort=True)[columns]
+    least, per_run, most = runs.min(), runs.mean(), runs.max()
+    per_run = per_run.where(per_run > least, least).where(per_run < most, most)  # whatever the rounding
     strata, row = _strata(per_run.reset_index(), "human_normalised")
     row |= {"iqm": None, "ci_low": None, "ci_high": None}
     if strata:
@@ -252,7 +259,8 @@ def curve_table(
             end = (int(str(iteration)) + 1) * iteration_length
             row = key | {"iteration": iteration, along: end} | curve_row(point, measure)
             if over == "hours":
-                row["hours"] = point["wall_seconds"].mean() / 3600
+                seconds = np.sort(point["wall_seconds"].to_numpy(dtype=np.float64))  # summed in that order
+                row["hours"] = float(mean(seconds)) / 3600
             rows.append(row)
     place = CURVE_COLUMNS.index("frame")
     here = (along, "hours") if over == "hours" else (along,)
@@ -278,6 +286,8 @@ def analysis_table(
         cells: The (game, metric, series) of every curve, in the figure's order.
         missing: Missing runs of each cell that has any; one without any run keeps one empty row.
         iteration_steps: Of offline runs, which emulate no frames in training.
+
+    Raises ValueError if a value is NaN or infinite.
     """
     groups = dict(list(values.groupby(["game", "metric", "series"])))
     rows: list[dict[str, Any]] = []
@@ -320,12 +330,15 @@ def routing_table(parts: Iterable[tuple[Mapping[str, Any], pd.DataFrame | None]]
 
 
 def _mean_row(point: pd.DataFrame) -> dict[str, Any]:
-    values = np.sort(point["value"].to_numpy(dtype=np.float64))  # sum in an order of its own
-    mean = float(values.mean())
-    row = {"frame": float(point["frame"].mean()), "mean": mean, "n_seeds": len(values)}
+    values = np.sort(point["value"].to_numpy(dtype=np.float64) + 0.0)  # summed in that order, -0.0 as 0.0
+    if not np.isfinite(values).all():
+        raise ValueError("a value is NaN or infinite; a diverged run must not be averaged in")
+    middle = float(mean(values))
+    row = {"frame": float(point["frame"].mean()), "mean": middle, "n_seeds": len(values)}
     if len(values) > 1:
-        error = float(values.std(ddof=1) / np.sqrt(len(values)))
-        row |= {"se_low": mean - error, "se_high": mean + error}
+        variance = ((values - middle) ** 2).sum() / (len(values) - 1)
+        error = float(np.sqrt(variance) / np.sqrt(len(values)))
+        row |= {"se_low": middle - error, "se_high": middle + error}
     return row
 
 
