@@ -8,6 +8,8 @@
 #                 (where these are installed; SLURM needs root). Continuous integration runs both
 #   make chaos    a tiny study disturbed a hundred times in every stage, each time completed to the same bytes (two
 #                 hours; FAULTS=20 for fewer). The long tests have a few of these faults
+#   make fuzz     a hundred thousand damaged files for all readers (an hour; MUTATIONS=20000 for fewer). The long tests
+#                 have 3,000
 #   make lint     style, types and workflow checks
 #   make parity   the tests against the paper-era code, in its own environment (3 GB)
 #   make lock     resolve the environments again: `make lock UPGRADE=--upgrade` for newer versions
@@ -16,6 +18,7 @@ PYTHON ?= python3
 CORES ?= 2
 UPGRADE ?=
 FAULTS ?= 100
+MUTATIONS ?= 100000
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -25,7 +28,7 @@ SHELL := /bin/bash
 # The packages are installed without compiled modules: Python must be allowed to keep what it compiles.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo smoke test test-long chaos lint parity bench lock clean
+.PHONY: demo smoke test test-long chaos fuzz lint parity bench lock clean
 
 VENV := .venv
 ORACLE := .venv-oracle
@@ -61,6 +64,9 @@ test-long: $(DEV_READY)
 
 chaos: $(DEV_READY)
 	PATH="$(BIN):$$PATH" python tests/chaos/campaign.py --faults $(FAULTS) --report chaos.json
+
+fuzz: $(DEV_READY)
+	MOERL_FUZZ_MUTATIONS=$(MUTATIONS) PATH="$(BIN):$$PATH" pytest -n $(CORES) -m fuzz
 
 lint: $(DEV_READY)
 	PATH="$(BIN):$$PATH" ruff check

@@ -88,6 +88,32 @@ def record(path: Path) -> None:
     path.with_name("manifest.json").write_text(json.dumps(manifest))
 
 
+def publish(study: Study, run: Run, results: Path) -> None:
+    """What training writes beside the returns: losses, and a manifest with checksums, host and wall-clock."""
+    folder = run_dir(results, run)
+    returns = pd.read_parquet(folder / "returns.parquet")
+    losses = returns[["iteration", "frame"]].assign(gradient_steps=returns["frame"] // 16, mean_loss=0.1)
+    losses.to_parquet(folder / "losses.parquet", index=False)
+    timing = returns[["iteration", "frame"]].assign(wall_seconds=returns["frame"] / 1e4)
+    timing.to_parquet(folder / "timing.parquet", index=False)
+    names = ("returns.parquet", "losses.parquet")
+    spec = study.train_spec(run.cell)
+    manifest = {
+        "spec": json.loads(spec.canonical_json()),
+        "spec_digest": spec.digest(),
+        "seed": run.seed,
+        "agent_steps": 1,
+        "gradient_steps": 1,
+        "wall_seconds": 12.5,
+        "sha256": {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names},
+        "versions": {"jax": "1"},
+        "python": "3",
+        "host": "somewhere",
+        "device": "cpu",
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
 def write_divergence(study: Study, run: Run, state: Path, step: int, iteration: int = 0) -> None:
     """A record that the run diverged."""
     record = Divergence(

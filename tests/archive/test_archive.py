@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from synthetic_study import load, write_returns, write_runs
+from synthetic_study import load, publish, write_returns, write_runs
 from tiny_project import CHECKOUT
 
 from moerl.analysis.stage import parquet
@@ -25,7 +25,7 @@ from moerl.cli.hyperparameters import write_table
 from moerl.statistics import scores_stage, table_stage
 from moerl.study.config import load_study
 from moerl.study.errors import UserError
-from moerl.study.expansion import Run, Study
+from moerl.study.expansion import Study
 from moerl.study.origin import Origin
 from moerl.study.paths import run_dir
 from moerl.study.standing import Standing
@@ -37,32 +37,6 @@ RETURNS = "runs/dqn/cnn-baseline/Pong/seed0/2M/returns.parquet"
 RUN_MANIFEST = RETURNS.replace("returns.parquet", "manifest.json")
 ANALYSIS = "analysis/dqn/cnn-baseline/Pong/seed0.parquet"
 Files = dict[str, bytes]
-
-
-def publish(study: Study, run: Run, results: Path) -> None:
-    """What training writes beside the returns: losses, and a manifest with checksums, host and wall-clock."""
-    folder = run_dir(results, run)
-    returns = pd.read_parquet(folder / "returns.parquet")
-    losses = returns[["iteration", "frame"]].assign(gradient_steps=returns["frame"] // 16, mean_loss=0.1)
-    losses.to_parquet(folder / "losses.parquet", index=False)
-    timing = returns[["iteration", "frame"]].assign(wall_seconds=returns["frame"] / 1e4)
-    timing.to_parquet(folder / "timing.parquet", index=False)
-    names = ("returns.parquet", "losses.parquet")
-    spec = study.train_spec(run.cell)
-    manifest = {
-        "spec": json.loads(spec.canonical_json()),
-        "spec_digest": spec.digest(),
-        "seed": run.seed,
-        "agent_steps": 1,
-        "gradient_steps": 1,
-        "wall_seconds": 12.5,
-        "sha256": {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names},
-        "versions": {"jax": "1"},
-        "python": "3",
-        "host": "somewhere",
-        "device": "cpu",
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 def make(study: Study, results: Path) -> None:

@@ -10,6 +10,7 @@ import gzip
 import math
 import os
 import re
+import tokenize
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -59,6 +60,16 @@ FETCH = (
 )
 
 _PIECE = 2**22
+_NO_HEADER = (
+    ValueError,
+    TypeError,
+    LookupError,
+    SyntaxError,
+    RecursionError,
+    OverflowError,
+    tokenize.TokenError,
+)
+"""What NumPy raises on the header of something else: it parses it as a Python literal."""
 _FRAME_BYTES = int(np.prod(FRAME_SHAPE))
 _Result = TypeVar("_Result")
 
@@ -271,7 +282,7 @@ def open_array(path: Path) -> Iterator[tuple[tuple[int, ...], np.dtype[Any], gzi
         raise DatasetError(f"{path}: cannot be read ({error.strerror})") from error
     except DatasetError:
         raise
-    except (ValueError, TypeError, LookupError, SyntaxError, RecursionError, OverflowError) as error:
+    except _NO_HEADER as error:
         said = one_line(error)
         raise DatasetError(f"{path}: holds no NumPy array as expected ({said}); fetch it again") from error
 

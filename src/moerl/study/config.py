@@ -189,7 +189,10 @@ def _figures(
         if name not in configured:
             raise ConfigError(path, f"figures.{name}", one_of(name, configured, "figure"))
     sets = {name: GameChoice(members) for name, members in game_sets(dict(games)).items()}
-    sets |= {name: sets[printed] for name, printed in PAPER_SETS.items()}
+    for name, printed in PAPER_SETS.items():
+        if printed not in sets:
+            raise ConfigError(shared.with_name("games.tsv"), "sets", f"no game is in the set {printed}")
+        sets[name] = sets[printed]
     for name, members in file.games.items():
         sets[name] = _games(members, sets, games, path, f"games.{name}")
     resolver = _Resolver(shared, path, sets, games, variants, trainable)
