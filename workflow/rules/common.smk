@@ -6,6 +6,7 @@
 
 import gc
 import os
+import re
 import sys
 from dataclasses import asdict, replace
 from functools import cache
@@ -89,11 +90,21 @@ def study_file():
 
 
 def check_settings():
-    """Refuse a misspelt `--config` setting: a `allow_partal=1` would train everything instead."""
+    """Refuse a misspelt `--config` setting: a `allow_partal=1` would train everything instead.
+
+    And a bad value: these are written into the commands of jobs and of sbatch.
+    """
     known = ("gpu", "gpu_model", "margin_seconds", "allow_partial", "reference")
     for key in workflow.config_settings.config:
         if key not in known:
             fail(f"--config: {one_of(key, known, 'setting')}")
+    for key, allowed, words in (
+        ("gpu", r"[0-9]+", "a whole number"),
+        ("gpu_model", r"[A-Za-z0-9][A-Za-z0-9_.-]*", "letters, digits, _ . -"),
+        ("margin_seconds", r"[0-9]+", "a whole number"),
+    ):
+        if not re.fullmatch(allowed, given := str(config.get(key, 0))):
+            fail(f"--config {key}: bad value {given!r} (allowed: {words})")
 
 
 def partial_allowed():
