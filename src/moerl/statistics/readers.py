@@ -216,7 +216,8 @@ def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
         raise UserError(f"{path}: not a readable Parquet file ({one_line(error)})") from error
     absent = [column for column in columns if column not in table]
     if absent:
-        raise UserError(f"{path}: lacks the column {absent[0]!r} (has: {', '.join(map(str, table.columns))})")
+        there = one_line(", ".join(map(str, table.columns)))
+        raise UserError(f"{path}: lacks the column {absent[0]!r} (has: {there})")
     for column in columns:
         if (kind := HOLDS.get(column)) and not _holds(table[column], kind):
             raise UserError(f"{path}: column {column!r} does not hold {kind} alone")

@@ -13,13 +13,16 @@ MOST_BYTES = 1_000_000
 MOST_VALUES = 100_000
 """Aliases counted as what they stand for: a few lines of aliases of aliases are billions of values."""
 DEEPEST = 50
+MOST_BITS = 128
+"""Of an integer: longer ones cannot even be printed."""
 
 
 def parse_yaml(data: bytes) -> Any:
     """The value of a YAML document: mappings, sequences and plain values.
 
     Raises ValueError, in one line, for what is no YAML in UTF-8, for an object of some program, a key that
-    stands twice in a mapping, nesting deeper than `DEEPEST`, and more than `MOST_BYTES` or `MOST_VALUES`.
+    stands twice in a mapping, nesting deeper than `DEEPEST`, an integer longer than `MOST_BITS`, and more
+    than `MOST_BYTES` or `MOST_VALUES`.
     """
     if len(data) > MOST_BYTES:
         raise ValueError(f"{len(data)} bytes, more than {MOST_BYTES}")
@@ -63,6 +66,13 @@ class _Loader(yaml.SafeLoader):
             raise _refused(f"more than {MOST_VALUES} values", event)
         return node
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """See PyYAML."""
+        value = super().construct_yaml_int(node)
+        if value.bit_length() > MOST_BITS:
+            raise _refused("an integer is too large", node)
+        return value
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """See PyYAML; a key may stand there once."""
         seen: set[tuple[str, str]] = set()
@@ -73,6 +83,9 @@ class _Loader(yaml.SafeLoader):
                     raise _refused(problem, key)
                 seen.add((key.tag, key.value))
         return super().construct_mapping(node, deep)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def _refused(problem: str, at: yaml.Event | yaml.Node) -> yaml.YAMLError:
